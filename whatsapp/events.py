@@ -1,0 +1,298 @@
+"""What pages are told, what gateways are told, and how.
+
+A page is told the whole visible state of its salon (a :class:`Snapshot`) after every
+committed change; the consumer turns the difference to what it said before into the
+events of the protocol. So a lost message costs time and never the truth, and a page
+that comes back is told where things stand by the same path.
+"""
+
+import logging
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, Literal, TypedDict
+
+from asgiref.sync import async_to_sync
+from channels.layers import get_channel_layer
+from django.db import connection, transaction
+from django.utils.translation import gettext as _
+
+from whatsapp.errors import message_of
+from whatsapp.models import PairingAttempt, WhatsAppSession
+from whatsapp.phones import mask_phone
+
+logger = logging.getLogger(__name__)
+
+# client -> server
+REQUEST_QR = "request-qr"
+REQUEST_PAIRING_CODE = "request-pairing-code"
+RESET_CREDENTIALS = "reset-whatsapp-credentials"
+DISCONNECT = "disconnect-whatsapp"
+GET_STATUS = "get-status"
+AUTH = "auth"
+
+# server -> client
+STATUS = "status"
+QR_UPDATE = "qr-update"
+PAIRING_CODE = "pairing-code"
+PAIRING_CODE_ERROR = "pairing-code-error"
+WHATSAPP_CONNECTED = "whatsapp-connected"
+CREDENTIALS_RESET = "credentials-reset"
+RESET_ERROR = "reset-error"
+ERROR = "error"
+
+GATEWAYS_GROUP = "whatsapp.gateways"
+RECENT_SECONDS = 600
+"""A finished attempt is news for this long; then it is history."""
+
+
+class AttemptState(TypedDict):
+    """The latest attempt of a salon, as pages may see it. Times are seconds from now."""
+
+    id: int
+    kind: str
+    stage: str
+    phone: str
+    finished: bool
+    finished_ago: float | None
+    expires_in: float
+    code: str
+    qr: str
+    qr_expires_in: float | None
+    error: str
+    retry_after: int | None
+
+
+class Snapshot(TypedDict):
+    """All that a page of a salon can see, at one revision."""
+
+    salon: int
+    session_id: str
+    revision: int
+    status: str
+    reason: str
+    phone: str
+    since: str
+    resets: int
+    attempt: AttemptState | None
+
+
+class SnapshotMessage(TypedDict):
+    """On the layer, to a salon's group; handled by ``salon_snapshot``."""
+
+    type: Literal["salon.snapshot"]
+    snapshot: Snapshot
+
+
+class LookMessage(TypedDict):
+    """On the layer, to the gateways: the rows of this salon have changed."""
+
+    type: Literal["look"]
+    salon: int
+
+
+def salon_group(salon_pk: int) -> str:
+    """Return the name of the group of a salon's pages."""
+    return f"whatsapp.salon.{salon_pk}"
+
+
+_SNAPSHOT_SQL = """
+SELECT s.salon_id, 'company_' || salon.salon_id, s.revision, s.status, s.reason,
+       s.phone, s.since, s.resets,
+       a.id, a.kind, a.stage, a.phone, a.finished_at IS NOT NULL,
+       extract(epoch FROM now() - a.finished_at)::float8,
+       extract(epoch FROM a.deadline - now())::float8,
+       a.code, a.qr, extract(epoch FROM a.qr_until - now())::float8,
+       a.error, a.retry_after
+FROM whatsapp_whatsappsession s
+JOIN whatsapp_salon salon ON salon.id = s.salon_id
+LEFT JOIN LATERAL (
+    SELECT * FROM whatsapp_pairingattempt
+    WHERE salon_id = s.salon_id ORDER BY id DESC LIMIT 1
+) a ON true
+WHERE s.salon_id = ANY(%s)
+"""
+
+
+def snapshots(salon_pks: list[int]) -> dict[int, Snapshot]:
+    """Return the visible state of each salon that has a session row, in one query."""
+    with connection.cursor() as cursor:
+        cursor.execute(_SNAPSHOT_SQL, [salon_pks])
+        return {row[0]: _snapshot(row) for row in cursor.fetchall()}
+
+
+def snapshot(salon_pk: int) -> Snapshot | None:
+    """Return the visible state of one salon, or None before its first use."""
+    return snapshots([salon_pk]).get(salon_pk)
+
+
+def revisions(salon_pks: list[int]) -> dict[int, int]:
+    """Return each salon's revision: the cheap question "has anything changed?"."""
+    return dict(
+        WhatsAppSession.objects.filter(salon_id__in=salon_pks).values_list(
+            "salon_id", "revision"
+        )
+    )
+
+
+def _snapshot(row: tuple[Any, ...]) -> Snapshot:
+    attempt: AttemptState | None = None
+    if row[8] is not None and (row[13] is None or row[13] < RECENT_SECONDS):
+        attempt = {
+            "id": row[8],
+            "kind": row[9],
+            "stage": row[10],
+            "phone": row[11],
+            "finished": row[12],
+            "finished_ago": row[13],
+            "expires_in": row[14],
+            "code": row[15],
+            "qr": row[16],
+            "qr_expires_in": row[17],
+            "error": row[18],
+            "retry_after": row[19],
+        }
+    since: datetime = row[6]
+    return {
+        "salon": row[0],
+        "session_id": row[1],
+        "revision": row[2],
+        "status": row[3],
+        "reason": row[4],
+        "phone": row[5],
+        "since": since.astimezone(UTC).isoformat(timespec="seconds"),
+        "resets": row[7],
+        "attempt": attempt,
+    }
+
+
+def publish(salon_pk: int) -> None:
+    """Tell the salon's pages its state, once the running transaction is committed."""
+    transaction.on_commit(partial(_send_snapshot, salon_pk), robust=True)
+
+
+def wake_gateways(salon_pk: int) -> None:
+    """Tell the gateways to look at the salon's rows, after the commit.
+
+    A hint: a gateway also looks by itself every few seconds, so a layer that is down
+    costs time only.
+    """
+    message: LookMessage = {"type": "look", "salon": salon_pk}
+    transaction.on_commit(partial(_send, GATEWAYS_GROUP, dict(message)), robust=True)
+
+
+def _send_snapshot(salon_pk: int) -> None:
+    state = snapshot(salon_pk)
+    if state is not None:
+        message: SnapshotMessage = {"type": "salon.snapshot", "snapshot": state}
+        _send(salon_group(salon_pk), dict(message))
+
+
+def _send(group: str, message: dict[str, Any]) -> None:
+    layer = get_channel_layer()
+    if layer is None:
+        return
+    try:
+        async_to_sync(layer.group_send)(group, message)
+    except (OSError, RuntimeError) as error:  # redis-py's errors are OSErrors or below
+        logger.warning("The channel layer is down: %s", type(error).__name__)
+
+
+def status_payload(state: Snapshot, age: float = 0.0) -> dict[str, Any]:
+    """Return the data of a ``status`` event, in the active language.
+
+    Args:
+        state: the salon's snapshot.
+        age: seconds since the snapshot was taken.
+    """
+    attempt = state["attempt"]
+    reason = state["reason"]
+    if not reason and attempt is not None and state["status"] not in ("open",):
+        reason = attempt["error"]
+    message, action = _words(state["status"], reason, attempt)
+    return {
+        "status": state["status"],
+        "phone": mask_phone(state["phone"]) or None,
+        "since": state["since"],
+        "attempt": attempt
+        and {
+            "kind": attempt["kind"],
+            "stage": attempt["stage"],
+            "expiresIn": 0
+            if attempt["finished"]
+            else max(0, int(attempt["expires_in"] - age)),
+        },
+        "reason": reason or None,
+        "message": message,
+        "action": action,
+    }
+
+
+def _words(
+    status: str, reason: str, attempt: AttemptState | None
+) -> tuple[str, str | None]:
+    """Return the sentence for a status, and the client event that helps (or None)."""
+    statuses = WhatsAppSession.Status
+    if status == statuses.PAIRING:
+        return _pairing_words(attempt)
+    if status in (statuses.UNLINKED, statuses.RECONNECTING) and reason:
+        message = message_of(reason) if reason.isupper() else ""
+        if status == statuses.UNLINKED and message:
+            return message, REQUEST_PAIRING_CODE
+    words: dict[str, tuple[str, str | None]] = {
+        statuses.UNLINKED: (
+            _("WhatsApp is not linked yet. Ask for a code or scan the QR."),
+            REQUEST_PAIRING_CODE,
+        ),
+        statuses.CONNECTING: (_("Connecting to WhatsApp…"), None),
+        statuses.OPEN: (_("WhatsApp is connected."), None),
+        statuses.DEGRADED: (
+            _("WhatsApp is connected but has been silent; we are checking."),
+            None,
+        ),
+        statuses.RECONNECTING: (
+            _("The connection to WhatsApp was lost. We are reconnecting by ourselves."),
+            None,
+        ),
+        statuses.STOPPED: (
+            _("WhatsApp is stopped. The link is kept: connect again at any time."),
+            REQUEST_QR,
+        ),
+        statuses.LOGGED_OUT: (
+            _("The phone removed this device from its linked devices. Link it again."),
+            REQUEST_PAIRING_CODE,
+        ),
+        statuses.REPLACED: (
+            _(
+                "Another program uses this WhatsApp link. Close it there; "
+                "we will try again by ourselves."
+            ),
+            REQUEST_QR,
+        ),
+        statuses.BANNED: (message_of("ACCOUNT_BANNED"), REQUEST_QR),
+        statuses.OUTDATED: (message_of("ENGINE_OUTDATED"), None),
+        statuses.NEEDS_ATTENTION: (
+            _(
+                "WhatsApp keeps refusing this link. We have been told; "
+                "linking the phone again with a code usually helps."
+            ),
+            REQUEST_PAIRING_CODE,
+        ),
+    }
+    message, action = words[status]
+    if status == statuses.OPEN and reason == "WRONG_PHONE_LINKED":
+        return message_of(reason), RESET_CREDENTIALS
+    return message, action
+
+
+def _pairing_words(attempt: AttemptState | None) -> tuple[str, str | None]:
+    stages = PairingAttempt.Stage
+    stage = attempt["stage"] if attempt else stages.REQUESTED
+    if attempt and stage == stages.SHOWN:
+        if attempt["kind"] == PairingAttempt.Kind.CODE:
+            return _("Enter the code in WhatsApp on the phone."), None
+        return _("Scan the QR with WhatsApp on the phone."), None
+    if stage == stages.ENTERED:
+        return _("The code was entered. WhatsApp is checking it…"), None
+    if stage == stages.FINISHING:
+        return _("The phone is linked. Finishing…"), None
+    return _("Preparing the link with WhatsApp…"), None

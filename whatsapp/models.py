@@ -1,0 +1,362 @@
+"""Tables, and the promises that the database itself keeps about them."""
+
+from typing import TYPE_CHECKING
+
+from django.conf import settings
+from django.db import models
+from django.db.models import F, Q
+from django.db.models.functions import Now
+
+if TYPE_CHECKING:
+    from django.contrib.auth.base_user import AbstractBaseUser
+    from django.contrib.auth.models import AnonymousUser
+
+DIGITS = r"^[0-9]{7,15}$"
+
+
+class SalonQuerySet(models.QuerySet["Salon"]):
+    """Salons, fetched through whoever asks."""
+
+    def for_user(self, user: "AbstractBaseUser | AnonymousUser") -> "SalonQuerySet":
+        """Return the salons that ``user`` may see; support (superusers) sees all."""
+        if not user.is_authenticated:
+            return self.none()
+        if getattr(user, "is_superuser", False):
+            return self.all()
+        return self.filter(memberships__user_id=user.pk).distinct()
+
+
+class Salon(models.Model):
+    """A tenant: one beauty salon of the marketplace, with one WhatsApp link."""
+
+    salon_id = models.BigIntegerField(
+        unique=True, help_text="The marketplace's number of the salon."
+    )
+    title = models.CharField(max_length=255)
+    expected_phone = models.CharField(
+        max_length=15,
+        blank=True,
+        help_text="Digits. If set, the salon is told when another phone is linked.",
+    )
+    shared_phone_allowed = models.BooleanField(
+        default=False,
+        help_text="Support allowed this salon to link a phone that another one uses.",
+    )
+    created_at = models.DateTimeField(db_default=Now())
+
+    objects = SalonQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(salon_id__gt=0), name="salon_id_is_positive"
+            ),
+            models.CheckConstraint(
+                condition=Q(expected_phone="") | Q(expected_phone__regex=DIGITS),
+                name="salon_expected_phone_is_digits",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.title} ({self.salon_id})"
+
+    @property
+    def session_id(self) -> str:
+        """The key of this salon in the legacy tables."""
+        return f"company_{self.salon_id}"
+
+
+class Membership(models.Model):
+    """A member of a salon's staff."""
+
+    class Role(models.TextChoices):
+        VIEWER = "viewer", "Viewer"
+        STAFF = "staff", "Staff"
+        OWNER = "owner", "Owner"
+
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.CASCADE,
+        related_name="salon_memberships",
+    )
+    salon = models.ForeignKey(
+        Salon, on_delete=models.CASCADE, related_name="memberships"
+    )
+    role = models.CharField(max_length=10, choices=Role.choices, default=Role.STAFF)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["user", "salon"], name="one_membership_per_user_and_salon"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.user_id} in {self.salon_id}: {self.role}"
+
+
+class WhatsAppAuth(models.Model):
+    """Baileys' creds of one salon. A legacy table: columns are not ours to change."""
+
+    company_id = models.TextField(primary_key=True)
+    creds = models.JSONField()
+    created_at = models.DateTimeField(db_default=Now(), null=True)
+    updated_at = models.DateTimeField(db_default=Now(), null=True)
+
+    class Meta:
+        db_table = "whatsapp_auth"
+
+    def __str__(self) -> str:
+        return self.company_id
+
+
+class WhatsAppKey(models.Model):
+    """One entry of Baileys' SignalKeyStore. A legacy table, like WhatsAppAuth."""
+
+    pk = models.CompositePrimaryKey("company_id", "key_type", "key_id")
+    company_id = models.TextField()
+    key_type = models.TextField()
+    key_id = models.TextField()
+    value = models.JSONField()
+    created_at = models.DateTimeField(db_default=Now(), null=True)
+    updated_at = models.DateTimeField(db_default=Now(), null=True)
+    expires_at = models.DateTimeField(null=True)
+
+    class Meta:
+        db_table = "whatsapp_keys"
+
+    def __str__(self) -> str:
+        return f"{self.company_id} {self.key_type}"
+
+
+class WhatsAppSession(models.Model):
+    """One salon's connection to WhatsApp: what is wanted, and what is true."""
+
+    class Status(models.TextChoices):
+        UNLINKED = "unlinked", "Not linked"
+        PAIRING = "pairing", "Linking"
+        CONNECTING = "connecting", "Connecting"
+        OPEN = "open", "Connected"
+        DEGRADED = "degraded", "Connected, but silent"
+        RECONNECTING = "reconnecting", "Reconnecting"
+        STOPPED = "stopped", "Stopped"
+        LOGGED_OUT = "logged_out", "Logged out"
+        REPLACED = "replaced", "Used elsewhere"
+        BANNED = "banned", "Banned by WhatsApp"
+        OUTDATED = "outdated", "Our WhatsApp version is too old"
+        NEEDS_ATTENTION = "needs_attention", "Needs attention"
+
+    RUNNING = (
+        Status.PAIRING,
+        Status.CONNECTING,
+        Status.OPEN,
+        Status.DEGRADED,
+        Status.RECONNECTING,
+    )
+    """Statuses that promise a gateway at work; without one they must be settled."""
+
+    salon = models.OneToOneField(
+        Salon, on_delete=models.CASCADE, primary_key=True, related_name="session"
+    )
+    status = models.CharField(
+        max_length=20, choices=Status.choices, default=Status.UNLINKED
+    )
+    reason = models.CharField(
+        max_length=64, blank=True, help_text="Why: an error code, or a disconnect code."
+    )
+    phone = models.CharField(max_length=15, blank=True, help_text="Digits.")
+    since = models.DateTimeField(
+        db_default=Now(), help_text="When the status last changed."
+    )
+    wanted = models.BooleanField(
+        default=True, help_text="Off: staff stopped it; the link is kept."
+    )
+    retry_at = models.DateTimeField(
+        null=True, blank=True, help_text="No gateway starts it before."
+    )
+    owner = models.CharField(max_length=64, blank=True, help_text="The gateway.")
+    epoch = models.BigIntegerField(
+        default=0,
+        help_text="The fence: raised at every start of a socket and every reset. "
+        "Creds and keys are written only under the current one.",
+    )
+    unlink_epoch = models.BigIntegerField(
+        null=True,
+        blank=True,
+        help_text="The socket of this epoch says goodbye to WhatsApp as it closes.",
+    )
+    resets = models.IntegerField(default=0)
+    revision = models.BigIntegerField(
+        default=0, help_text="Raised with everything that a page can see."
+    )
+    last_alive_at = models.DateTimeField(null=True, blank=True)
+    watched_at = models.DateTimeField(
+        null=True, blank=True, help_text="When a page last looked."
+    )
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(
+                    status__in=[
+                        "unlinked",
+                        "pairing",
+                        "connecting",
+                        "open",
+                        "degraded",
+                        "reconnecting",
+                        "stopped",
+                        "logged_out",
+                        "replaced",
+                        "banned",
+                        "outdated",
+                        "needs_attention",
+                    ]
+                ),
+                name="session_status_is_known",
+            ),
+            models.CheckConstraint(
+                condition=Q(phone="") | Q(phone__regex=DIGITS),
+                name="session_phone_is_digits",
+            ),
+            models.CheckConstraint(
+                condition=Q(epoch__gte=0) & Q(revision__gte=0),
+                name="session_counters_are_not_negative",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.salon_id}: {self.status}"
+
+
+class PairingAttempt(models.Model):
+    """One try to link a phone, with its deadline."""
+
+    class Kind(models.TextChoices):
+        CODE = "code", "Pairing code"
+        QR = "qr", "QR"
+
+    class Stage(models.TextChoices):
+        REQUESTED = "requested", "Requested"
+        SHOWN = "shown", "Shown"
+        ENTERED = "entered", "Entered"
+        FINISHING = "finishing", "Finishing"
+        LINKED = "linked", "Linked"
+        FAILED = "failed", "Failed"
+        EXPIRED = "expired", "Expired"
+        SUPERSEDED = "superseded", "Superseded"
+        CANCELLED = "cancelled", "Cancelled"
+
+    OPEN_STAGES = (Stage.REQUESTED, Stage.SHOWN, Stage.ENTERED, Stage.FINISHING)
+
+    salon = models.ForeignKey(Salon, on_delete=models.CASCADE, related_name="attempts")
+    kind = models.CharField(max_length=4, choices=Kind.choices)
+    phone = models.CharField(
+        max_length=15, blank=True, help_text="Digits; the phone that a code is for."
+    )
+    stage = models.CharField(
+        max_length=10, choices=Stage.choices, default=Stage.REQUESTED
+    )
+    requested_by = models.CharField(max_length=64, blank=True)
+    requested_at = models.DateTimeField(db_default=Now())
+    deadline = models.DateTimeField(help_text="When the present stage is over.")
+    epoch = models.BigIntegerField(
+        null=True, help_text="The socket that it runs on; None: not taken up yet."
+    )
+    code = models.CharField(max_length=9, blank=True)
+    qr = models.TextField(blank=True)
+    qr_until = models.DateTimeField(null=True, blank=True)
+    linked_phone = models.CharField(max_length=15, blank=True)
+    error = models.CharField(max_length=32, blank=True)
+    retry_after = models.IntegerField(null=True, blank=True, help_text="Seconds.")
+    finished_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["salon"],
+                condition=Q(finished_at=None),
+                name="one_unfinished_attempt_per_salon",
+            ),
+            models.UniqueConstraint(
+                fields=["phone"],
+                condition=Q(finished_at=None, kind="code"),
+                name="one_unfinished_code_per_phone",
+            ),
+            models.CheckConstraint(
+                condition=Q(
+                    finished_at=None,
+                    stage__in=["requested", "shown", "entered", "finishing"],
+                )
+                | Q(
+                    finished_at__isnull=False,
+                    stage__in=["linked", "failed", "expired", "superseded", "cancelled"],
+                ),
+                name="attempt_is_finished_when_its_stage_is",
+            ),
+            models.CheckConstraint(
+                condition=Q(finished_at=None) | Q(code="", qr=""),
+                name="finished_attempt_keeps_no_secret",
+            ),
+            models.CheckConstraint(
+                condition=Q(kind="qr", phone="")
+                | Q(kind="code", phone__regex=DIGITS),
+                name="code_attempt_has_a_phone",
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["salon", "-id"], name="attempt_of_salon"),
+            models.Index(fields=["phone", "requested_at"], name="attempt_of_phone"),
+            models.Index(
+                fields=["deadline"],
+                condition=Q(finished_at=None),
+                name="attempt_overdue",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.salon_id}: {self.kind} {self.stage}"
+
+
+class ArchivedCredentials(models.Model):
+    """Creds and keys that were replaced, kept for a while so they can be restored."""
+
+    salon = models.ForeignKey(Salon, on_delete=models.CASCADE, related_name="archive")
+    phone = models.CharField(max_length=15, blank=True)
+    reason = models.CharField(max_length=32)
+    archived_at = models.DateTimeField(db_default=Now())
+    purge_at = models.DateTimeField(db_index=True)
+    encrypted = models.BooleanField()
+    payload = models.BinaryField(
+        help_text="Compressed JSON of creds and keys; encrypted if a key is set."
+    )
+
+    class Meta:
+        verbose_name_plural = "archived credentials"
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(purge_at__gt=F("archived_at")),
+                name="archive_is_kept_for_a_while",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.salon_id}: {self.reason} {self.archived_at:%Y-%m-%d}"
+
+
+class AuditEvent(models.Model):
+    """Something that a person or the system did to a salon's link."""
+
+    salon = models.ForeignKey(
+        Salon, on_delete=models.SET_NULL, null=True, related_name="audit_events"
+    )
+    at = models.DateTimeField(db_default=Now())
+    actor = models.CharField(max_length=64)
+    action = models.CharField(max_length=64)
+    detail = models.JSONField(default=dict)
+
+    class Meta:
+        indexes = [models.Index(fields=["salon", "-id"], name="audit_of_salon")]
+
+    def __str__(self) -> str:
+        return f"{self.at:%Y-%m-%d %H:%M} {self.actor} {self.action}"

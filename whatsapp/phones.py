@@ -1,0 +1,118 @@
+"""Phone numbers: what people type, what WhatsApp says, and whether they are the same.
+
+A phone is stored and compared as bare digits in international form, without ``+``.
+"""
+
+import re
+import unicodedata
+
+import phonenumbers
+from phonenumbers import PhoneNumber, PhoneNumberType
+
+from whatsapp.errors import ErrorCode, WhatsAppError
+
+MAX_TYPED_LENGTH = 40
+"""Longer than any number with its punctuation; what is longer is not parsed at all."""
+
+_ALLOWED = re.compile(r"[\d\s()+./\-–—·]+")
+_JID = re.compile(r"(\d{7,15})(?::(\d+))?@s\.whatsapp\.net")
+_MOBILE = {PhoneNumberType.MOBILE, PhoneNumberType.FIXED_LINE_OR_MOBILE}
+
+
+def normalize_phone(typed: object, region: str) -> str:
+    """Return the digits of the number that a person typed.
+
+    Args:
+        typed: what came from outside; anything but a non-empty string is refused.
+        region: ISO country whose national forms are understood (``RU``: 8 900 …).
+
+    Raises:
+        WhatsAppError: PHONE_REQUIRED or INVALID_PHONE_FORMAT.
+
+    A number without ``+`` may be national or international. A valid mobile number
+    wins over a valid landline, and the own region over a foreign one, so that
+    84 912 345 678 stays Vietnamese although 8 is Russia's trunk prefix. Numbers that
+    are possible but in no known range are let through: numbering plans change more
+    often than our copy of them, and WhatsApp has the last word.
+    """
+    if not isinstance(typed, str) or not typed.strip():
+        raise WhatsAppError(ErrorCode.PHONE_REQUIRED)
+    if len(typed) > MAX_TYPED_LENGTH:
+        raise WhatsAppError(ErrorCode.INVALID_PHONE_FORMAT)
+    text = unicodedata.normalize("NFKC", typed).strip()
+    if not _ALLOWED.fullmatch(text) or "+" in text[1:]:
+        raise WhatsAppError(ErrorCode.INVALID_PHONE_FORMAT)
+    candidates = _candidates(text, region)
+    for accept in (_is_valid_mobile, phonenumbers.is_valid_number, _is_plausible):
+        for number in candidates:
+            if accept(number):
+                return f"{number.country_code}{phonenumbers.national_significant_number(number)}"
+    raise WhatsAppError(ErrorCode.INVALID_PHONE_FORMAT)
+
+
+def _candidates(text: str, region: str) -> list[PhoneNumber]:
+    digits = re.sub(r"\D", "", text)
+    if text.startswith("+"):
+        readings: list[tuple[str, str | None]] = [(f"+{digits}", None)]
+    elif text.startswith("00"):
+        readings = [(f"+{digits[2:]}", None)]
+    else:
+        readings = [(digits, region), (f"+{digits}", None)]
+    numbers = []
+    for reading, default in readings:
+        try:
+            numbers.append(phonenumbers.parse(reading, default))
+        except phonenumbers.NumberParseException:
+            continue
+    return numbers
+
+
+def _is_valid_mobile(number: PhoneNumber) -> bool:
+    return phonenumbers.number_type(number) in _MOBILE
+
+
+def _is_plausible(number: PhoneNumber) -> bool:
+    digits = f"{number.country_code}{phonenumbers.national_significant_number(number)}"
+    return len(digits) >= 10 and phonenumbers.is_possible_number(number)
+
+
+def phone_from_jid(jid: object) -> str:
+    """Return the digits of ``<phone>[:<device>]@s.whatsapp.net``, or ``""``.
+
+    Groups, LIDs and anything else have no phone.
+    """
+    match = _JID.fullmatch(jid) if isinstance(jid, str) else None
+    return match.group(1) if match else ""
+
+
+def device_from_jid(jid: object) -> int | None:
+    """Return the device number of a linked device's JID, or None."""
+    match = _JID.fullmatch(jid) if isinstance(jid, str) else None
+    return int(match.group(2)) if match and match.group(2) else None
+
+
+def same_phone(one: str, other: str) -> bool:
+    """Say whether two phones (digits) are one WhatsApp account.
+
+    WhatsApp keeps some accounts under the form that was current when they were
+    opened: Brazil without the ninth digit, Mexico with 1, Argentina without 9.
+    """
+    return bool(one) and bool(other) and canonical(one) == canonical(other)
+
+
+def canonical(phone: str) -> str:
+    """Return the digits under which all forms of one account are equal."""
+    if phone.startswith("55") and len(phone) == 13 and phone[4] == "9":
+        return phone[:4] + phone[5:]
+    if phone.startswith("521") and len(phone) == 13:
+        return "52" + phone[3:]
+    if phone.startswith("549") and len(phone) == 13:
+        return "54" + phone[3:]
+    return phone
+
+
+def mask_phone(phone: str) -> str:
+    """Return a phone that tells its owner which one, and nobody else the number."""
+    if len(phone) < 10:
+        return "***" if phone else ""
+    return f"{phone[:2]}***{phone[-4:]}"

@@ -1,0 +1,1 @@
+"""Every change of state, and every transaction. Sync; one module per noun."""

@@ -1,0 +1,263 @@
+"""Creds and Signal keys: what is stored, and the few ways in which it may change.
+
+Creds and keys of a salon change together, in one transaction. They are destroyed
+only by a reset, an uninstall, a logout that WhatsApp confirmed or a newly linked
+phone; never by an error. Values stay JSON text between the engine and PostgreSQL:
+nothing here decodes them.
+"""
+
+import logging
+import zlib
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+
+from cryptography.fernet import Fernet, MultiFernet
+from django.conf import settings
+from django.db import connection, transaction
+from django.db.models.functions import Now
+
+from whatsapp.models import ArchivedCredentials, Salon, WhatsAppSession
+from whatsapp.phones import device_from_jid, mask_phone, phone_from_jid, same_phone
+from whatsapp.services import audit
+
+logger = logging.getLogger(__name__)
+
+
+class CredsState(StrEnum):
+    """What stored creds are worth. ``creds.registered`` says nothing useful."""
+
+    ABSENT = "absent"
+    HALF_PAIRED = "half-paired"
+    LINKED = "linked"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCreds:
+    """The part of a salon's creds that decisions need."""
+
+    state: CredsState
+    phone: str = ""
+    """Digits; of a half-paired row the phone that a code was once asked for."""
+
+    @property
+    def linked(self) -> bool:
+        """Whether a phone lists these creds as a linked device."""
+        return self.state is CredsState.LINKED
+
+
+ABSENT = StoredCreds(CredsState.ABSENT)
+
+# Keys that were written at the same instant must not be half archived: FOR UPDATE on
+# the session row (every caller holds it) keeps fenced writers out meanwhile.
+_ARCHIVE_SQL = """
+SELECT jsonb_build_object(
+    'creds', creds,
+    'keys', coalesce((
+        SELECT jsonb_agg(jsonb_build_object('t', key_type, 'i', key_id, 'v', value))
+        FROM whatsapp_keys WHERE company_id = a.company_id
+    ), '[]'::jsonb)
+)::text
+FROM whatsapp_auth a WHERE company_id = %s
+"""
+_INSERT_AUTH_SQL = """
+INSERT INTO whatsapp_auth (company_id, creds, created_at, updated_at)
+VALUES (%s, %s::jsonb, now(), now())
+"""
+_INSERT_KEYS_SQL = """
+INSERT INTO whatsapp_keys (company_id, key_type, key_id, value, created_at, updated_at)
+SELECT %s, t, i, v, now(), now()
+FROM jsonb_to_recordset(%s::jsonb) AS entry(t text, i text, v jsonb)
+WHERE v IS NOT NULL
+"""
+
+
+def stored(salon: Salon) -> StoredCreds:
+    """Return what is stored for ``salon``, without reading the secrets."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT jsonb_typeof(creds->'account') = 'object', creds->'me'->>'id'"
+            " FROM whatsapp_auth WHERE company_id = %s",
+            [salon.session_id],
+        )
+        row = cursor.fetchone()
+    return classify(*row) if row else ABSENT
+
+
+def classify(has_account: bool | None, me_id: str | None) -> StoredCreds:
+    """Judge creds by ``account`` and ``me.id``, the only fields that tell."""
+    phone = phone_from_jid(me_id)
+    if has_account and device_from_jid(me_id) is not None:
+        return StoredCreds(CredsState.LINKED, phone)
+    return StoredCreds(CredsState.HALF_PAIRED, phone)
+
+
+def discard_half_paired(salon: Salon, actor: str, asked_for: str = "") -> bool:
+    """Delete creds that no phone ever confirmed, with whatever keys lie beside them.
+
+    Args:
+        salon: its session row must be locked by the running transaction.
+        actor: who asked.
+        asked_for: the phone that is asked for now, for the record.
+
+    Returns:
+        Whether there was anything to delete.
+    """
+    creds = stored(salon)
+    if creds.state is not CredsState.HALF_PAIRED:
+        return False
+    _delete_rows(salon)
+    _report_mismatch(salon, actor, creds.phone, asked_for, "half_paired")
+    return True
+
+
+def note_mismatch(salon: Salon, actor: str, old_phone: str, new_phone: str) -> None:
+    """Tell operators that a salon links another phone than the one it has."""
+    _report_mismatch(salon, actor, old_phone, new_phone, "other_phone")
+
+
+def _report_mismatch(
+    salon: Salon, actor: str, old_phone: str, new_phone: str, kind: str
+) -> None:
+    logger.warning(
+        "phone_mismatch_cleanup: %s (%s)",
+        salon.session_id,
+        kind,
+        extra={
+            "operation": "phone_mismatch_cleanup",
+            "session_id": salon.session_id,
+            "mismatch_type": kind,
+            "old_phone": mask_phone(old_phone),
+            "new_phone": mask_phone(new_phone),
+        },
+    )
+    audit.record(
+        salon.pk,
+        actor,
+        "phone_mismatch_cleanup",
+        kind=kind,
+        old_phone=mask_phone(old_phone),
+        new_phone=mask_phone(new_phone),
+    )
+
+
+def swap(salon: Salon, creds: str, keys: str | None, phone: str) -> None:
+    """Put a newly linked device's creds and keys in place of whatever was there.
+
+    Args:
+        salon: its session row must be locked by the running transaction.
+        creds: JSON text with ``account`` and a ``me.id`` with a device.
+        keys: JSON text of ``[{"t": type, "i": id, "v": value}, …]``, or None.
+        phone: digits of the linked phone.
+    """
+    archive(salon, "replaced")
+    with connection.cursor() as cursor:
+        cursor.execute(_INSERT_AUTH_SQL, [salon.session_id, creds])
+        if keys:
+            cursor.execute(_INSERT_KEYS_SQL, [salon.session_id, keys])
+    audit.record(salon.pk, audit.SYSTEM, "linked", phone=mask_phone(phone))
+
+
+def archive(salon: Salon, reason: str) -> bool:
+    """Move a salon's creds and keys to the archive.
+
+    Args:
+        salon: its session row must be locked by the running transaction.
+        reason: ``replaced``, ``logged_out`` or ``refused``.
+
+    Returns:
+        Whether linked creds were archived; rows that no phone confirmed are deleted.
+    """
+    creds = stored(salon)
+    if creds.linked:
+        with connection.cursor() as cursor:
+            cursor.execute(_ARCHIVE_SQL, [salon.session_id])
+            (text,) = cursor.fetchone()
+        payload = zlib.compress(text.encode(), level=1)
+        cipher = _cipher()
+        ArchivedCredentials.objects.create(
+            salon=salon,
+            phone=creds.phone,
+            reason=reason,
+            purge_at=Now() + timedelta(days=settings.WHATSAPP_ARCHIVE_DAYS),
+            encrypted=cipher is not None,
+            payload=cipher.encrypt(payload) if cipher else payload,
+        )
+    _delete_rows(salon)
+    return creds.linked
+
+
+def restore(salon: Salon, actor: str, *, only_reason: str | None = None) -> bool:
+    """Bring the latest archived creds and keys back, if nothing linked is stored.
+
+    Args:
+        salon: its session row must be locked by the running transaction.
+        actor: who asked.
+        only_reason: take the latest entry only if it was archived for this reason.
+
+    Returns:
+        Whether something was restored.
+    """
+    if stored(salon).linked:
+        return False
+    entry = salon.archive.exclude(reason="refused").order_by("-id").first()
+    if entry is None or (only_reason and entry.reason != only_reason):
+        return False
+    payload = bytes(entry.payload)
+    if entry.encrypted:
+        cipher = _cipher()
+        if cipher is None:
+            logger.error("Archived creds are encrypted and no key is configured.")
+            return False
+        payload = cipher.decrypt(payload)
+    text = zlib.decompress(payload).decode()
+    _delete_rows(salon)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO whatsapp_auth (company_id, creds, created_at, updated_at)"
+            " VALUES (%s, %s::jsonb->'creds', now(), now())",
+            [salon.session_id, text],
+        )
+        cursor.execute(
+            _INSERT_KEYS_SQL.replace("%s::jsonb", "(%s::jsonb->'keys')"),
+            [salon.session_id, text],
+        )
+    entry.delete()
+    audit.record(salon.pk, actor, "restored", phone=mask_phone(entry.phone))
+    return True
+
+
+def erase(salon: Salon) -> None:
+    """Delete a salon's creds and keys; its session row must be locked."""
+    _delete_rows(salon)
+
+
+def live_elsewhere(salon: Salon, phone: str) -> bool:
+    """Say whether ``phone`` is linked and in use in another salon."""
+    sessions = WhatsAppSession.objects.exclude(salon=salon).filter(
+        status__in=["open", "degraded", "connecting", "reconnecting"]
+    )
+    # Forms of one number differ in the ninth digit only, so the tail finds them all.
+    candidates = sessions.filter(phone__endswith=phone[-8:])
+    return any(same_phone(session.phone, phone) for session in candidates)
+
+
+def purge_archive() -> int:
+    """Delete archived creds whose time is over; return how many."""
+    deleted, _ = ArchivedCredentials.objects.filter(purge_at__lt=Now()).delete()
+    return deleted
+
+
+def _delete_rows(salon: Salon) -> None:
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(
+            "DELETE FROM whatsapp_auth WHERE company_id = %s", [salon.session_id]
+        )
+        cursor.execute(
+            "DELETE FROM whatsapp_keys WHERE company_id = %s", [salon.session_id]
+        )
+
+
+def _cipher() -> MultiFernet | None:
+    keys = settings.CREDENTIAL_ENCRYPTION_KEYS
+    return MultiFernet([Fernet(key) for key in keys]) if keys else None

@@ -1,0 +1,371 @@
+"""A salon's connection: what is wanted of it, who runs it, and what is true of it."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+from django.db import connection, transaction
+from django.db.models import F
+from django.db.models.functions import Now
+
+from whatsapp import events
+from whatsapp.models import PairingAttempt, Salon, WhatsAppSession
+from whatsapp.services import audit, credentials
+from whatsapp.services.credentials import StoredCreds
+
+Status = WhatsAppSession.Status
+
+LOCK_CLASS = 0x57415053
+"""First half of a salon's advisory lock; the second is its primary key."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAttempt:
+    """The unfinished attempt of a salon, as the gateway needs it."""
+
+    id: int
+    kind: str
+    phone: str
+    stage: str
+    epoch: int | None
+    remaining: float
+    """Seconds until the deadline of its stage."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Everything that a gateway decides by, read at one moment."""
+
+    salon: Salon
+    status: str
+    wanted: bool
+    epoch: int
+    unlink_epoch: int | None
+    wait: float
+    """Seconds until it may be started; 0 = now."""
+    creds: StoredCreds
+    attempt: OpenAttempt | None
+
+
+@contextmanager
+def locked(salon: Salon) -> Iterator[WhatsAppSession]:
+    """Hold the salon's session row for a transaction; it is made if missing.
+
+    Everything that changes a salon's link takes this row first, so that two changes
+    are one after the other and cannot deadlock.
+    """
+    with transaction.atomic():
+        rows = WhatsAppSession.objects.select_for_update()
+        session = rows.filter(salon=salon).first()
+        if session is None:
+            WhatsAppSession.objects.bulk_create(
+                [WhatsAppSession(salon=salon)], ignore_conflicts=True
+            )
+            session = rows.get(salon=salon)
+        yield session
+
+
+def set_status(
+    session: WhatsAppSession, status: str, reason: str = "", retry_in: float | None = None
+) -> None:
+    """Change the status of a locked row, raise its revision, and tell the pages.
+
+    Args:
+        session: locked.
+        status: the new one.
+        reason: an error code or the number of a disconnect; why.
+        retry_in: seconds in which no gateway may start it; None: no such wait.
+    """
+    if session.status != status:
+        session.since = Now()
+    session.status = status
+    session.reason = reason
+    session.retry_at = None if retry_in is None else Now() + timedelta(seconds=retry_in)
+    touch(session)
+
+
+def touch(session: WhatsAppSession) -> None:
+    """Save a locked row as a new revision and tell the pages."""
+    session.revision = F("revision") + 1
+    session.save()
+    events.publish(session.salon_id)
+
+
+def settle(session: WhatsAppSession, creds: StoredCreds, reason: str = "") -> None:
+    """Give a locked row the status of a salon on which nothing runs (any more)."""
+    if not creds.linked:
+        session.phone = ""
+        set_status(session, Status.UNLINKED, reason)
+    elif session.wanted:
+        set_status(session, Status.RECONNECTING, reason)
+    else:
+        set_status(session, Status.STOPPED, reason)
+
+
+def connect(salon: Salon, actor: str) -> None:
+    """Wish the session to run; a linked salon's is resumed by a gateway."""
+    with locked(salon) as session:
+        credentials.discard_half_paired(salon, actor)
+        creds = credentials.stored(salon)
+        if creds.linked:
+            _want(session)
+            if session.status not in WhatsAppSession.RUNNING:
+                session.phone = creds.phone
+                set_status(session, Status.CONNECTING)
+        audit.record(salon.pk, actor, "connect")
+        events.wake_gateways(salon.pk)
+
+
+def _want(session: WhatsAppSession) -> None:
+    session.wanted = True
+    session.retry_at = None
+
+
+def disconnect(salon: Salon, actor: str) -> None:
+    """Wish the session to stop. The link is kept; an open attempt is cancelled."""
+    with locked(salon) as session:
+        session.wanted = False
+        cancel_attempt(salon)
+        creds = credentials.stored(salon)
+        if not creds.linked:
+            settle(session, creds)
+        elif not session.owner:
+            set_status(session, Status.STOPPED)
+        else:
+            touch(session)  # the owner says "stopped" when the socket is gone
+        audit.record(salon.pk, actor, "disconnect")
+        events.wake_gateways(salon.pk)
+
+
+def reset(salon: Salon, actor: str) -> None:
+    """Forget creds, keys and open attempts at once, whatever runs or hangs.
+
+    Works without a gateway and as often as one likes. A gateway that runs the session
+    says goodbye to WhatsApp and closes; its writes are refused from the commit on,
+    because the epoch is raised.
+    """
+    with locked(salon) as session:
+        creds = credentials.stored(salon)
+        cancel_attempt(salon)
+        credentials.erase(salon)
+        if session.owner and creds.linked:
+            session.unlink_epoch = session.epoch
+        session.epoch += 1
+        session.resets += 1
+        session.wanted = True
+        session.phone = ""
+        set_status(session, Status.UNLINKED)
+        audit.record(salon.pk, actor, "reset", had_creds=creds.state.value)
+        events.wake_gateways(salon.pk)
+
+
+def cancel_attempt(salon: Salon, stage: str = PairingAttempt.Stage.CANCELLED) -> bool:
+    """Finish the salon's open attempt without an error; its session row is locked."""
+    return bool(
+        PairingAttempt.objects.filter(salon=salon, finished_at=None).update(
+            stage=stage, code="", qr="", qr_until=None, finished_at=Now()
+        )
+    )
+
+
+# --- what a gateway reads and writes -------------------------------------------------
+
+_WORK_SQL = """
+SELECT salon.id, salon.salon_id, salon.title, salon.expected_phone,
+       salon.shared_phone_allowed,
+       s.status, s.wanted, s.epoch, s.unlink_epoch,
+       coalesce(extract(epoch FROM s.retry_at - now()), 0)::float8,
+       auth.company_id IS NOT NULL,
+       jsonb_typeof(auth.creds->'account') = 'object', auth.creds->'me'->>'id',
+       a.id, a.kind, a.phone, a.stage, a.epoch,
+       extract(epoch FROM a.deadline - now())::float8
+FROM whatsapp_salon salon
+JOIN whatsapp_whatsappsession s ON s.salon_id = salon.id
+LEFT JOIN whatsapp_auth auth ON auth.company_id = 'company_' || salon.salon_id
+LEFT JOIN whatsapp_pairingattempt a ON a.salon_id = salon.id AND a.finished_at IS NULL
+WHERE salon.id = %s AND s.owner = %s
+"""
+
+
+def work(salon_pk: int, owner: str) -> Work | None:
+    """Return what there is to do for a salon, or None if ``owner`` does not own it."""
+    with connection.cursor() as cursor:
+        cursor.execute(_WORK_SQL, [salon_pk, owner])
+        row = cursor.fetchone()
+    if row is None:
+        return None
+    salon = Salon(
+        id=row[0],
+        salon_id=row[1],
+        title=row[2],
+        expected_phone=row[3],
+        shared_phone_allowed=row[4],
+    )
+    creds = (
+        credentials.classify(row[11], row[12]) if row[10] else credentials.ABSENT
+    )
+    attempt = None
+    if row[13] is not None:
+        attempt = OpenAttempt(row[13], row[14], row[15], row[16], row[17], row[18])
+    return Work(
+        salon, row[5], row[6], row[7], row[8], max(0.0, row[9]), creds, attempt
+    )
+
+
+# A salon wants a gateway when a link is being tried, when a linked session should run,
+# or when its status promises a gateway at work although none is.
+_CANDIDATES_SQL = """
+SELECT s.salon_id
+FROM whatsapp_whatsappsession s
+JOIN whatsapp_salon salon ON salon.id = s.salon_id
+LEFT JOIN whatsapp_pairingattempt a ON a.salon_id = s.salon_id AND a.finished_at IS NULL
+LEFT JOIN whatsapp_auth auth ON auth.company_id = 'company_' || salon.salon_id
+WHERE NOT EXISTS (
+    SELECT FROM pg_locks l
+    WHERE l.locktype = 'advisory' AND l.classid = %(lock_class)s
+      AND l.objid = s.salon_id AND l.objsubid = 2 AND l.granted
+      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+)
+AND (
+    a.id IS NOT NULL
+    OR s.status = ANY(%(running)s)
+    OR (
+        s.wanted AND s.status <> 'banned'
+        AND (s.retry_at IS NULL OR s.retry_at <= now())
+        AND jsonb_typeof(auth.creds->'account') = 'object'
+        AND auth.creds->'me'->>'id' ~ '^[0-9]+:[0-9]+@'
+    )
+)
+ORDER BY a.id IS NULL, s.salon_id
+LIMIT %(limit)s
+"""
+
+
+def candidates(limit: int) -> list[int]:
+    """Return salons that want a gateway and have none, those with an attempt first."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            _CANDIDATES_SQL,
+            {
+                "lock_class": LOCK_CLASS,
+                "running": [str(status) for status in WhatsAppSession.RUNNING],
+                "limit": limit,
+            },
+        )
+        return [row[0] for row in cursor.fetchall()]
+
+
+def take_over(salon_pks: list[int], owner: str) -> None:
+    """Write the new owner of salons whose locks it holds, and raise their epochs.
+
+    From the commit on, nothing that an earlier owner still has in flight is accepted.
+    """
+    WhatsAppSession.objects.filter(salon_id__in=salon_pks).update(
+        owner=owner, epoch=F("epoch") + 1
+    )
+
+
+def give_up(salon_pks: Iterable[int], owner: str) -> None:
+    """Clear the owner of salons, before their locks are released."""
+    WhatsAppSession.objects.filter(salon_id__in=list(salon_pks), owner=owner).update(
+        owner=""
+    )
+
+
+def start(
+    salon: Salon, owner: str, epoch: int, status: str, attempt_id: int | None = None
+) -> int | None:
+    """Raise the epoch for a new socket and say what it is for.
+
+    Args:
+        salon: the salon.
+        owner: the gateway; must be the owner.
+        epoch: the epoch that it acts on; another one means that things have changed.
+        status: ``pairing``, ``connecting`` or ``reconnecting``.
+        attempt_id: the attempt that the socket is for; it must still be open.
+
+    Returns:
+        The new epoch, or None if the gateway must look again.
+    """
+    with locked(salon) as session:
+        if session.owner != owner or session.epoch != epoch:
+            return None
+        if attempt_id is not None:
+            bound = PairingAttempt.objects.filter(
+                id=attempt_id, finished_at=None
+            ).update(epoch=epoch + 1)
+            if not bound:
+                return None
+        session.epoch = epoch + 1
+        session.unlink_epoch = None
+        if session.status == status:
+            session.save()
+        else:
+            set_status(session, status)
+    return epoch + 1
+
+
+def record(
+    salon: Salon,
+    epoch: int,
+    status: str,
+    reason: str = "",
+    *,
+    retry_in: float | None = None,
+    phone: str | None = None,
+) -> bool:
+    """Record what became of the socket of ``epoch``; refused if it is not the last."""
+    with locked(salon) as session:
+        if session.epoch != epoch:
+            return False
+        if phone is not None:
+            session.phone = phone
+        if status == Status.OPEN:
+            session.last_alive_at = Now()
+        set_status(session, status, reason, retry_in)
+    return True
+
+
+def record_stopped(salon: Salon, owner: str) -> None:
+    """Settle the status of a salon on which its owner runs nothing any more."""
+    with locked(salon) as session:
+        if session.owner != owner:
+            return
+        creds = credentials.stored(salon)
+        if session.status in WhatsAppSession.RUNNING:
+            settle(session, creds, session.reason)
+
+
+def record_logged_out(salon: Salon, epoch: int, reason: str) -> bool:
+    """Archive creds that WhatsApp no longer accepts; the salon must link again."""
+    with locked(salon) as session:
+        if session.epoch != epoch:
+            return False
+        credentials.archive(salon, "logged_out")
+        session.phone = ""
+        session.epoch += 1
+        set_status(session, Status.LOGGED_OUT, reason)
+        audit.record(salon.pk, audit.SYSTEM, "logged_out", reason=reason)
+    return True
+
+
+def record_alive(ages: dict[int, float]) -> None:
+    """Store the last proof of life of many salons in one statement.
+
+    Args:
+        ages: primary key of the salon → seconds since its last frame from WhatsApp.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE whatsapp_whatsappsession s"
+            " SET last_alive_at = now() - make_interval(secs => seen.age)"
+            " FROM unnest(%s::int[], %s::float8[]) AS seen(salon_id, age)"
+            " WHERE s.salon_id = seen.salon_id",
+            [list(ages), list(ages.values())],
+        )
+
+
+def watch(salon_pks: list[int]) -> None:
+    """Note that pages of these salons are open now."""
+    WhatsAppSession.objects.filter(salon_id__in=salon_pks).update(watched_at=Now())
