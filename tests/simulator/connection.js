@@ -27,6 +27,8 @@ export class Connection {
   companion
   /** @type {string[]} */
   refs = []
+  /** @type {Set<import('./phone.js').Phone>} phones that a code was asked for */
+  codesFor = new Set()
   /** @type {((finish: BinaryNode | Error) => void) | undefined} a phone that typed a code */
   onFinish
   retired = false
@@ -99,7 +101,7 @@ export class Connection {
     const registration = payload.devicePairingData
     const failure = this.server.faults.use(
       'failure',
-      registration ? {} : { phone: String(payload.username) },
+      registration ? {} : logins.scope(payload),
       fault => ['any', registration ? 'registration' : 'login'].includes(fault.on ?? 'any'),
     )
     if (registration) {
@@ -184,6 +186,7 @@ export class Connection {
     const id = /** @type {string} */ (node.attrs.id)
     this.#asked ??= new Map()
     const asked = this.#asked
+    if (this.stage === 'ended') return Promise.reject(new Error('the client closed the connection'))
     return new Promise((resolve, reject) => {
       const timer = setTimeout(() => settle(new Error('the client did not answer')), timeoutMs)
       /** @param {BinaryNode | Error} reply */

@@ -93,8 +93,8 @@ const ROUTES = [
   }],
   ['POST', /^\/phones\/(\+?\d+)\/adopt-device$/, (server, [phone], body) => {
     const parsed = nodes.parseJid(text(body, 'jid'))
-    if (!parsed?.device || parsed.user !== number(phone)) {
-      throw new Refusal('jid: <this phone>:<device>@s.whatsapp.net expected')
+    if (!parsed?.device || parsed.device > 99 || parsed.user !== number(phone)) {
+      throw new Refusal('jid: <this phone>:<device, 1 to 99>@s.whatsapp.net expected')
     }
     const identityKey = body.identityKey && Buffer.from(body.identityKey, 'base64')
     const { jid, lid } = server.phones
@@ -111,7 +111,10 @@ const ROUTES = [
     return { ids: await Promise.all(devices.map(device => sendText(contact, device, words))) }
   }],
   ['GET', /^\/faults$/, server => ({ faults: server.faults, kinds: KINDS })],
-  ['POST', /^\/faults$/, (server, _, body) => ({ id: server.faults.add(/** @type {any} */ (body)) })],
+  ['POST', /^\/faults$/, (server, _, body) => {
+    const phone = body.phone === undefined ? {} : { phone: number(body.phone) }
+    return { id: server.faults.add({ .../** @type {any} */ (body), ...phone }) }
+  }],
   ['DELETE', /^\/faults$/, server => (server.heal(), { ok: true })],
   // Removing one that is used up is no error: the caller cannot know.
   ['DELETE', /^\/faults\/(\d+)$/, (server, [id]) => ({ ok: true, removed: server.faults.remove(id) })],
@@ -152,7 +155,9 @@ async function handle(server, method, path, body) {
   try {
     return await route[2](server, args, body)
   } catch (error) {
-    throw error instanceof Refusal ? error : new Refusal(/** @type {Error} */ (error).message)
+    // A plain Error is a sentence for the caller; a TypeError and the like are ours.
+    const { constructor, message } = /** @type {Error} */ (error)
+    throw constructor === Error ? new Refusal(message) : error
   }
 }
 

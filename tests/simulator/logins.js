@@ -6,6 +6,12 @@ import { randomBytes } from './crypto.js'
 /** Routing info is opaque to the client: it sends it back with the next connection. */
 const ROUTING_INFO = randomBytes(5)
 
+/** Who a ClientPayload says that it is. @param {any} payload */
+export function scope({ username, device }) {
+  const phone = String(username)
+  return { phone, jid: `${phone}${device ? `:${device}` : ''}@${nodes.SERVER}` }
+}
+
 /**
  * @param {import('./connection.js').Connection} connection
  * @param {any} payload the ClientPayload (Baileys' `generateLoginNode`)
@@ -13,14 +19,13 @@ const ROUTING_INFO = randomBytes(5)
  */
 export function login(connection, payload, failure) {
   const { faults, journal, phones } = connection.server
-  const number = String(payload.username)
+  const claimed = scope(payload)
+  const { jid } = claimed
   const id = payload.device ?? 0
-  const jid = `${number}${id ? `:${id}` : ''}@${nodes.SERVER}`
-  const phone = phones.find(number)
+  const phone = phones.find(claimed.phone)
   const device = id ? phone?.devices.get(id) : undefined
-  connection.phone = number
+  connection.phone = claimed.phone
   connection.loginStarted()
-  const scope = { phone: number, jid }
   /** @param {string} answer */
   const note = answer => journal.add('logins', { jid, answer, connection: connection.id })
   /** @param {number | string} [reason] @param {string} [why] */
@@ -30,7 +35,7 @@ export function login(connection, payload, failure) {
   }
 
   if (failure) return refuse(failure.reason)
-  const fault = faults.use('login', scope)
+  const fault = faults.use('login', claimed)
   if (fault?.answer === 'silence') return note('silence')
   if (fault) return refuse(fault.reason)
   if (!device) {
@@ -52,8 +57,8 @@ export function login(connection, payload, failure) {
   for (const older of [...device.connections]) older.end(nodes.streamError(440))
   device.connections.add(connection)
   connection.stage = 'open'
-  connection.mute = Boolean(faults.use('no-open', scope))
-  const slow = faults.use('slow-login', scope)
+  connection.mute = Boolean(faults.use('no-open', claimed))
+  const slow = faults.use('slow-login', claimed)
   if (slow) setTimeout(() => welcome(connection), slow.ms)
   else welcome(connection)
 }

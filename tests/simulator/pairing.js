@@ -59,8 +59,9 @@ export const pairDevice = refs => ({
 export function forget(connection) {
   for (const ref of connection.refs) connection.server.refs.delete(ref)
   connection.refs = []
-  const phone = connection.phone && connection.server.phones.find(connection.phone)
-  if (phone && phone.hello?.connection === connection) phone.hello = undefined
+  for (const phone of connection.codesFor) {
+    if (phone.hello?.connection === connection) phone.hello = undefined
+  }
 }
 
 /** @param {Connection} connection @param {BinaryNode} iq */
@@ -118,6 +119,7 @@ function hello(connection, iq, reg, number, answer) {
   )
   if (answer === 'passkey') return connection.send(passkeyRequest())
   if (answer === 'companion_reg_refresh') return retire(connection)
+  connection.codesFor.add(phone)
   phone.hello = { connection, ref, wrapped: /** @type {Buffer} */ (wrapped) }
   if (answer === 'refresh_code') connection.send(refreshCode(ref))
   const cut = faults.use('drop-after-hello-ack', { phone: number })

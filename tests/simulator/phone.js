@@ -3,25 +3,19 @@
  * A phone: the primary device of one number. It owns the account's identity key, knows
  * its companions, scans QR codes and takes typed codes.
  */
-import { proto } from './baileys.js'
 import {
   ctr,
   decryptGcm,
   generateKeyPair,
   hkdf,
-  hmacSha256,
   pairingCodeKey,
   randomBytes,
   sharedKey,
-  sign,
-  verify,
 } from './crypto.js'
+import { isSigned, pairSuccess, vouch } from './identity.js'
 import * as nodes from './nodes.js'
 import * as signal from './signal.js'
 
-/** Prefixes of what the account and the device sign (Baileys' `WA_ADV_*_SIG_PREFIX`). */
-const ACCOUNT_PREFIX = Buffer.from([6, 0])
-const DEVICE_PREFIX = Buffer.from([6, 1])
 const EMPTY = Buffer.alloc(0)
 
 /**
@@ -49,7 +43,7 @@ export class Phone {
   name = 'Simulated phone'
   identity = generateKeyPair()
   #nextDevice = 1
-  #rawId = randomBytes(4).readUInt32BE()
+  rawId = randomBytes(4).readUInt32BE()
 
   /** @param {import('./server.js').Server} server @param {string} number @param {string} lid */
   constructor(server, number, lid) {
@@ -187,9 +181,8 @@ export class Phone {
   }
 
   /**
-   * Vouches for a companion and waits until it has signed in return. The three layers are
-   * those that `configureSuccessfulPairing` takes apart. The device is in the table only
-   * when its signature is right.
+   * Vouches for a companion and waits until it has signed in return: only then is the
+   * device in the table.
    *
    * @param {import('./connection.js').Connection} connection
    * @param {{identityKey: Buffer, advSecret: Buffer}} keys
@@ -197,37 +190,16 @@ export class Phone {
    */
   async #link(connection, { identityKey, advSecret }, timeoutMs) {
     const { faults } = this.server
-    const id = this.#nextDevice++
+    const id = this.#freeDevice()
     const jid = `${this.number}:${id}@${nodes.SERVER}`
-    const details = proto.ADVDeviceIdentity.encode({
-      rawId: this.#rawId,
-      timestamp: Math.floor(Date.now() / 1000),
-      keyIndex: id,
-    }).finish()
-    const accountSignature = sign(
-      this.identity.private,
-      Buffer.concat([ACCOUNT_PREFIX, details, identityKey]),
-    )
-    const identity = proto.ADVSignedDeviceIdentity.encode({
-      details,
-      accountSignatureKey: this.identity.public,
-      accountSignature,
-    }).finish()
-    const vouched = proto.ADVSignedDeviceIdentityHMAC.encode({
-      details: identity,
-      hmac: hmacSha256(identity, advSecret),
-    }).finish()
+    const { details, vouched } = vouch(this, id, identityKey, advSecret)
     connection.phone = this.number
     const scope = { phone: this.number, jid }
     const cut = faults.use('drop-after-pair-success', scope)
     const asked = connection.ask(pairSuccess(jid, `${this.lid}:${id}@lid`, vouched), timeoutMs)
     if (cut?.unverified) connection.post(() => connection.drop())
     const reply = await asked
-    const signed = proto.ADVSignedDeviceIdentity.decode(
-      nodes.bytes(nodes.child(reply, 'pair-device-sign'), 'device-identity') ?? EMPTY,
-    )
-    const promise = Buffer.concat([DEVICE_PREFIX, details, identityKey, this.identity.public])
-    if (!verify(identityKey, promise, signed.deviceSignature ?? EMPTY)) {
+    if (!isSigned(this, details, identityKey, reply)) {
       connection.end(nodes.streamError(401))
       return { ok: false, error: 'the device signature is wrong' }
     }
@@ -249,6 +221,14 @@ export class Phone {
     else connection.end(nodes.streamError(515))
   }
 
+  /** Numbers go up with each link and start again at 99: a jid has one byte for them. */
+  #freeDevice() {
+    let id = this.#nextDevice
+    while (this.devices.has(id)) id = (id % 99) + 1
+    this.#nextDevice = (id % 99) + 1
+    return id
+  }
+
   /** @param {Partial<Device> & {id: number}} device @returns {Device} */
   #add(device) {
     const jid = `${this.number}:${device.id}@${nodes.SERVER}`
@@ -266,7 +246,6 @@ export class Phone {
     }
     this.devices.set(device.id, added)
     this.removed.delete(device.id)
-    this.#nextDevice = Math.max(this.#nextDevice, device.id + 1)
     Object.assign(this.server.journal.device(jid), { linkedAt: added.linkedAt, removedAt: undefined })
     return added
   }
@@ -334,23 +313,6 @@ export class Phone {
 
 /** @param {Error} error @returns {Linked} */
 const failed = error => ({ ok: false, error: error.message })
-
-/** @param {string} jid @param {string} lid @param {Uint8Array} identity @returns {import('./baileys.js').BinaryNode} */
-const pairSuccess = (jid, lid, identity) => ({
-  tag: 'iq',
-  attrs: { from: nodes.SERVER, type: 'set', id: nodes.newId(), t: nodes.unixSeconds(), xmlns: 'md' },
-  content: [
-    {
-      tag: 'pair-success',
-      attrs: {},
-      content: [
-        { tag: 'device-identity', attrs: {}, content: Buffer.from(identity) },
-        { tag: 'device', attrs: { jid, lid } },
-        { tag: 'platform', attrs: { name: 'android' } },
-      ],
-    },
-  ],
-})
 
 export const passkeyRequest = () =>
   nodes.notification('passkey_prologue_request', [

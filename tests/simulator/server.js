@@ -139,6 +139,7 @@ export class Server {
   heal() {
     this.faults.clear()
     for (const connection of this.connections) connection.freeze(false)
+    for (const socket of this.#ignored) socket.destroy()
   }
 
   /** @param {Selection} selection @returns {Connection[]} */

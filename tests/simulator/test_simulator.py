@@ -254,7 +254,8 @@ def test_a_removed_device_hears_of_it_and_is_refused_later(
 ) -> None:
     jid = link(simulator, client)
 
-    assert simulator.phone(PHONE).remove_device() == [int(jid.split(":")[1][0])]
+    [device] = simulator.phone(PHONE).devices()
+    assert simulator.phone(PHONE).remove_device(device["device"]) == [device["device"]]
 
     error = client.wait("close", status=401)["error"]
     assert "conflict" in error
