@@ -1,0 +1,58 @@
+"""Baileys behind a pipe: one Node.js process that holds many WhatsApp sockets.
+
+Pure asyncio; imports neither Django nor anything else of ours.
+"""
+
+from whatsapp.engine.errors import (
+    CodeRefused,
+    EngineError,
+    EngineGone,
+    StoreRefused,
+    UnreadableCreds,
+)
+from whatsapp.engine.process import Engine, Limits, Stats
+from whatsapp.engine.protocol import (
+    Alive,
+    AuthStore,
+    Closed,
+    CodeEntered,
+    CodeExpired,
+    CodeRejected,
+    EngineStarted,
+    EngineStopped,
+    Event,
+    Opened,
+    Paired,
+    PasskeyRequired,
+    Qr,
+    SessionRef,
+    Versions,
+)
+from whatsapp.engine.reasons import DisconnectReason
+
+__all__ = [
+    "Alive",
+    "AuthStore",
+    "Closed",
+    "CodeEntered",
+    "CodeExpired",
+    "CodeRefused",
+    "CodeRejected",
+    "DisconnectReason",
+    "Engine",
+    "EngineError",
+    "EngineGone",
+    "EngineStarted",
+    "EngineStopped",
+    "Event",
+    "Limits",
+    "Opened",
+    "Paired",
+    "PasskeyRequired",
+    "Qr",
+    "SessionRef",
+    "Stats",
+    "StoreRefused",
+    "UnreadableCreds",
+    "Versions",
+]

@@ -1,0 +1,113 @@
+// @ts-check
+/**
+ * The process: commands from Python in, events out; protocol.py has the contract. It does
+ * what it is told and exits when the pipe ends.
+ */
+import './runtime.js'
+import { createRequire } from 'node:module'
+import { monitorEventLoopDelay } from 'node:perf_hooks'
+import { isLinked, parseCreds } from './auth-state.js'
+import * as log from './log.js'
+import { Refused } from './pairing.js'
+import { Pipe } from './pipe.js'
+import { CodePool, CredsPool } from './pools.js'
+import { Session } from './session.js'
+
+const NANOSECONDS = 1e6
+
+/** @type {Map<number, Session>} by generation */
+const sessions = new Map()
+const lag = monitorEventLoopDelay({ resolution: 20 })
+lag.enable()
+/** @type {import('./session.js').Settings} */
+let settings
+/** @type {CodePool} */
+let codes
+/** @type {CredsPool} */
+let freshCreds
+
+const pipe = new Pipe(Number(process.env.ENGINE_FD), message => void obey(message))
+
+/** @type {Record<string, (message: any) => unknown>} */
+const commands = {
+  configure({ settings: given }) {
+    settings = given
+    codes = new CodePool(given.pooledCodes)
+    freshCreds = new CredsPool(given.pooledCreds)
+    setInterval(tellAlive, given.aliveMs)
+    const { version } = createRequire(import.meta.url)('@whiskeysockets/baileys/package.json')
+    return { baileys: version, node: process.versions.node }
+  },
+
+  open({ g, label, creds: text }) {
+    if (sessions.has(g)) throw new Error('this generation is open already')
+    const creds = text === null ? freshCreds.take() : parseCreds(text)
+    const session = new Session({
+      label,
+      creds,
+      stored: text !== null,
+      settings,
+      codes,
+      emit: (ev, data) => pipe.send({ ev, g, ...data }),
+      ask: (request, timeoutMs) => pipe.request({ ...request, g }, timeoutMs),
+      onGone: () => sessions.delete(g),
+    })
+    sessions.set(g, session)
+    return { linked: isLinked(creds) }
+  },
+
+  async request_code({ g, phone, timeout_ms: timeoutMs }) {
+    const session = sessions.get(g)
+    if (!session) throw new Refused('closed', 'the session is not open')
+    return session.requestCode(phone, timeoutMs)
+  },
+
+  close: ({ g, unlink }) => sessions.get(g)?.close(unlink),
+
+  shutdown: () => Promise.all([...sessions.values()].map(session => session.close(false))),
+
+  stats() {
+    const { rss, heapUsed } = process.memoryUsage()
+    const stats = {
+      sessions: sessions.size,
+      rss,
+      heap: heapUsed,
+      codes_ready: codes.ready,
+      lag_mean_ms: (lag.mean || 0) / NANOSECONDS,
+      lag_max_ms: lag.max / NANOSECONDS,
+    }
+    lag.reset()
+    return stats
+  },
+}
+
+/** @param {{id: number, cmd: string}} message */
+async function obey(message) {
+  const { id: re } = message
+  try {
+    pipe.send({ re, value: (await commands[message.cmd](message)) ?? null })
+  } catch (error) {
+    if (error instanceof Refused) {
+      pipe.send({ re, refused: { kind: error.kind, detail: error.message, ...error.more } })
+    } else {
+      pipe.send({ re, error: log.mask(error) })
+    }
+  }
+}
+
+/** One timer for all sessions: who was heard since the last time, and how long ago. */
+function tellAlive() {
+  const now = Date.now()
+  /** @type {Record<number, number>} */
+  const seen = {}
+  for (const [generation, session] of sessions) {
+    if (session.heard && session.heardAt) seen[generation] = now - session.heardAt
+    session.heard = false
+  }
+  if (Object.keys(seen).length) pipe.send({ ev: 'alive', seen })
+}
+
+// Late promises of ended sockets, mostly; session.js catches what it can attribute.
+process.on('unhandledRejection', error => log.warning(`unhandled rejection: ${log.mask(error)}`))
+// Timers of one socket must not end all the others.
+process.on('uncaughtException', error => log.error(`uncaught exception: ${log.mask(error?.stack)}`))
