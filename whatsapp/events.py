@@ -15,6 +15,7 @@ from asgiref.sync import async_to_sync
 from channels.layers import get_channel_layer
 from django.db import connection, transaction
 from django.utils.translation import gettext as _
+from redis.exceptions import RedisError
 
 from whatsapp.errors import message_of
 from whatsapp.models import PairingAttempt, WhatsAppSession
@@ -41,6 +42,9 @@ RESET_ERROR = "reset-error"
 ERROR = "error"
 
 GATEWAYS_GROUP = "whatsapp.gateways"
+LAYER_ERRORS = (RedisError, OSError, RuntimeError)
+"""The channel layer is down. It only saves time: whoever waits also looks himself."""
+
 RECENT_SECONDS = 600
 """A finished attempt is news for this long; then it is history."""
 
@@ -87,7 +91,7 @@ class LookMessage(TypedDict):
     """On the layer, to the gateways: the rows of this salon have changed."""
 
     type: Literal["look"]
-    salon: int
+    salon: int | None
 
 
 def salon_group(salon_pk: int) -> str:
@@ -96,32 +100,33 @@ def salon_group(salon_pk: int) -> str:
 
 
 _SNAPSHOT_SQL = """
-SELECT s.salon_id, 'company_' || salon.salon_id, s.revision, s.status, s.reason,
-       s.phone, s.since, s.resets,
+SELECT salon.id, 'company_' || salon.salon_id, coalesce(s.revision, 0),
+       coalesce(s.status, 'unlinked'), coalesce(s.reason, ''), coalesce(s.phone, ''),
+       coalesce(s.since, salon.created_at), coalesce(s.resets, 0),
        a.id, a.kind, a.stage, a.phone, a.finished_at IS NOT NULL,
        extract(epoch FROM now() - a.finished_at)::float8,
        extract(epoch FROM a.deadline - now())::float8,
        a.code, a.qr, extract(epoch FROM a.qr_until - now())::float8,
        a.error, a.retry_after
-FROM whatsapp_whatsappsession s
-JOIN whatsapp_salon salon ON salon.id = s.salon_id
+FROM whatsapp_salon salon
+LEFT JOIN whatsapp_whatsappsession s ON s.salon_id = salon.id
 LEFT JOIN LATERAL (
     SELECT * FROM whatsapp_pairingattempt
-    WHERE salon_id = s.salon_id ORDER BY id DESC LIMIT 1
+    WHERE salon_id = salon.id ORDER BY id DESC LIMIT 1
 ) a ON true
-WHERE s.salon_id = ANY(%s)
+WHERE salon.id = ANY(%s)
 """
 
 
 def snapshots(salon_pks: list[int]) -> dict[int, Snapshot]:
-    """Return the visible state of each salon that has a session row, in one query."""
+    """Return the visible state of each salon, in one query."""
     with connection.cursor() as cursor:
         cursor.execute(_SNAPSHOT_SQL, [salon_pks])
         return {row[0]: _snapshot(row) for row in cursor.fetchall()}
 
 
 def snapshot(salon_pk: int) -> Snapshot | None:
-    """Return the visible state of one salon, or None before its first use."""
+    """Return the visible state of one salon, or None if it is gone."""
     return snapshots([salon_pk]).get(salon_pk)
 
 
@@ -170,8 +175,8 @@ def publish(salon_pk: int) -> None:
     transaction.on_commit(partial(_send_snapshot, salon_pk), robust=True)
 
 
-def wake_gateways(salon_pk: int) -> None:
-    """Tell the gateways to look at the salon's rows, after the commit.
+def wake_gateways(salon_pk: int | None) -> None:
+    """Tell the gateways to look at the salon's rows (None: all), after the commit.
 
     A hint: a gateway also looks by itself every few seconds, so a layer that is down
     costs time only.
@@ -193,7 +198,7 @@ def _send(group: str, message: dict[str, Any]) -> None:
         return
     try:
         async_to_sync(layer.group_send)(group, message)
-    except (OSError, RuntimeError) as error:  # redis-py's errors are OSErrors or below
+    except LAYER_ERRORS as error:
         logger.warning("The channel layer is down: %s", type(error).__name__)
 
 

@@ -9,10 +9,10 @@ nothing here decodes them.
 import logging
 import zlib
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 
-from cryptography.fernet import Fernet, MultiFernet
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from django.conf import settings
 from django.db import connection, transaction
 from django.db.models.functions import Now
@@ -149,12 +149,17 @@ def swap(salon: Salon, creds: str, keys: str | None, phone: str) -> None:
         creds: JSON text with ``account`` and a ``me.id`` with a device.
         keys: JSON text of ``[{"t": type, "i": id, "v": value}, …]``, or None.
         phone: digits of the linked phone.
+
+    Raises:
+        ValueError: the creds are not those of a linked device; nothing has changed.
     """
     archive(salon, "replaced")
     with connection.cursor() as cursor:
         cursor.execute(_INSERT_AUTH_SQL, [salon.session_id, creds])
         if keys:
             cursor.execute(_INSERT_KEYS_SQL, [salon.session_id, keys])
+    if not stored(salon).linked:
+        raise ValueError("These creds are not those of a linked device.")
     audit.record(salon.pk, audit.SYSTEM, "linked", phone=mask_phone(phone))
 
 
@@ -187,13 +192,20 @@ def archive(salon: Salon, reason: str) -> bool:
     return creds.linked
 
 
-def restore(salon: Salon, actor: str, *, only_reason: str | None = None) -> bool:
+def restore(
+    salon: Salon,
+    actor: str,
+    *,
+    only_reason: str | None = None,
+    since: datetime | None = None,
+) -> bool:
     """Bring the latest archived creds and keys back, if nothing linked is stored.
 
     Args:
         salon: its session row must be locked by the running transaction.
         actor: who asked.
         only_reason: take the latest entry only if it was archived for this reason.
+        since: take it only if it was archived at this moment or later.
 
     Returns:
         Whether something was restored.
@@ -203,14 +215,11 @@ def restore(salon: Salon, actor: str, *, only_reason: str | None = None) -> bool
     entry = salon.archive.exclude(reason="refused").order_by("-id").first()
     if entry is None or (only_reason and entry.reason != only_reason):
         return False
-    payload = bytes(entry.payload)
-    if entry.encrypted:
-        cipher = _cipher()
-        if cipher is None:
-            logger.error("Archived creds are encrypted and no key is configured.")
-            return False
-        payload = cipher.decrypt(payload)
-    text = zlib.decompress(payload).decode()
+    if since is not None and entry.archived_at < since:
+        return False
+    text = _read(entry)
+    if text is None:
+        return False
     _delete_rows(salon)
     with connection.cursor() as cursor:
         cursor.execute(
@@ -227,6 +236,17 @@ def restore(salon: Salon, actor: str, *, only_reason: str | None = None) -> bool
     return True
 
 
+def _read(entry: ArchivedCredentials) -> str | None:
+    payload = bytes(entry.payload)
+    if entry.encrypted:
+        try:
+            payload = (_cipher() or MultiFernet([])).decrypt(payload)
+        except InvalidToken:
+            logger.error("Archived creds cannot be read: their key is not configured.")  # noqa: TRY400
+            return None
+    return zlib.decompress(payload).decode()
+
+
 def erase(salon: Salon) -> None:
     """Delete a salon's creds and keys; its session row must be locked."""
     _delete_rows(salon)
@@ -240,6 +260,14 @@ def live_elsewhere(salon: Salon, phone: str) -> bool:
     # Forms of one number differ in the ninth digit only, so the tail finds them all.
     candidates = sessions.filter(phone__endswith=phone[-8:])
     return any(same_phone(session.phone, phone) for session in candidates)
+
+
+def clear_expiry() -> None:
+    """Take back the dates that the previous service put on keys: none of them expires."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE whatsapp_keys SET expires_at = NULL WHERE expires_at IS NOT NULL"
+        )
 
 
 def purge_archive() -> int:

@@ -80,7 +80,7 @@ def _take_code(
     phone: str,
     actor: str,
 ) -> Answer | WhatsAppError:
-    attempt = _open_attempt(salon)
+    attempt = _open_attempt(salon, session)
     if attempt is not None:
         if attempt.stage == Stage.FINISHING or (
             attempt.kind == Kind.CODE and attempt.stage == Stage.REQUESTED
@@ -94,7 +94,6 @@ def _take_code(
     refusal = _refusal(salon, phone)
     if refusal is not None:
         return refusal
-    sessions.cancel_attempt(salon, Stage.SUPERSEDED)
     if not _insert(salon, Kind.CODE, phone, actor):
         return WhatsAppError(ErrorCode.CREDENTIALS_CONFLICT)
     if creds.linked and not same:
@@ -127,13 +126,12 @@ def request_qr(salon: Salon, actor: str) -> Answer:
         creds = credentials.stored(salon)
         if creds.linked and session.status == Status.OPEN:
             return Answer.CONNECTED
-        attempt = _open_attempt(salon)
+        attempt = _open_attempt(salon, session)
         if attempt is not None:
             if attempt.kind == Kind.QR:
                 return Answer.SAME
             if attempt.stage in (Stage.REQUESTED, Stage.FINISHING):
                 raise WhatsAppError(ErrorCode.REQUEST_IN_PROGRESS)
-        sessions.cancel_attempt(salon, Stage.SUPERSEDED)
         _insert(salon, Kind.QR, "", actor)
         session.wanted = True
         _begin(session)
@@ -150,7 +148,7 @@ def page_opened(salon: Salon, actor: str) -> None:
         session.save(update_fields=["watched_at"])
         credentials.discard_half_paired(salon, actor)
         creds = credentials.stored(salon)
-        if _open_attempt(salon) is not None:
+        if _open_attempt(salon, session) is not None:
             return
         if creds.linked:
             if session.wanted and session.status not in WhatsAppSession.RUNNING:
@@ -160,7 +158,7 @@ def page_opened(salon: Salon, actor: str) -> None:
         _begin(session)
 
 
-def _open_attempt(salon: Salon) -> PairingAttempt | None:
+def _open_attempt(salon: Salon, session: WhatsAppSession) -> PairingAttempt | None:
     """Return the unfinished attempt; one whose time is over is ended on the way."""
     attempt = (
         PairingAttempt.objects.filter(salon=salon, finished_at=None)
@@ -168,15 +166,21 @@ def _open_attempt(salon: Salon) -> PairingAttempt | None:
         .first()
     )
     if attempt is not None and attempt.overdue:  # type: ignore[attr-defined]
-        _expire(attempt)
+        _finish(session, attempt, *_overdue_outcome(attempt))
         return None
     return attempt
 
 
 def _insert(salon: Salon, kind: str, phone: str, actor: str) -> bool:
-    """Insert an attempt; False if another salon is just being linked to this phone."""
+    """Insert an attempt in place of an open one.
+
+    Returns:
+        False if another salon is just being linked to this phone; then the open
+        attempt goes on.
+    """
     try:
         with transaction.atomic():
+            sessions.cancel_attempt(salon, Stage.SUPERSEDED)
             PairingAttempt.objects.create(
                 salon=salon,
                 kind=kind,
@@ -197,7 +201,11 @@ def _begin(session: WhatsAppSession) -> None:
 
 
 def _budget_wait(salon: Salon, phone: str) -> float:
-    """Return seconds until the budget of this salon and phone allows another code."""
+    """Return seconds until the budget of this salon and phone allows another code.
+
+    What no socket ever took up cost WhatsApp nothing: our own outage must not lock a
+    salon out for an hour.
+    """
     count, window = settings.WHATSAPP_PAIRING_BUDGET
     with connection.cursor() as cursor:
         cursor.execute(
@@ -207,11 +215,11 @@ def _budget_wait(salon: Salon, phone: str) -> float:
                        row_number() OVER (PARTITION BY scope ORDER BY requested_at DESC)
                 FROM (
                     SELECT requested_at, 'salon' AS scope FROM whatsapp_pairingattempt
-                    WHERE salon_id = %(salon)s AND kind = 'code'
+                    WHERE salon_id = %(salon)s AND kind = 'code' AND epoch IS NOT NULL
                       AND requested_at > now() - make_interval(secs => %(window)s)
                     UNION ALL
                     SELECT requested_at, 'phone' FROM whatsapp_pairingattempt
-                    WHERE phone = %(phone)s AND kind = 'code'
+                    WHERE phone = %(phone)s AND kind = 'code' AND epoch IS NOT NULL
                       AND requested_at > now() - make_interval(secs => %(window)s)
                 ) recent
             ) ranked WHERE row_number = %(count)s
@@ -245,11 +253,17 @@ def cool_down_left(phone: str) -> float:
 def _current(
     salon: Salon, attempt_id: int, epoch: int | None
 ) -> Iterator[tuple[WhatsAppSession, PairingAttempt | None]]:
-    """Lock the session and give the attempt, if it is open and runs on ``epoch``."""
+    """Lock the session and give the attempt, if it is open and runs on ``epoch``.
+
+    The session's own epoch counts too: a new owner has raised it before it binds the
+    attempt to a socket of its own.
+    """
     with sessions.locked(salon) as session:
         open_ones = PairingAttempt.objects.filter(id=attempt_id, finished_at=None)
         if epoch is not None:
             open_ones = open_ones.filter(epoch=epoch)
+            if session.epoch != epoch:
+                open_ones = open_ones.none()
         yield session, open_ones.first()
 
 
@@ -266,7 +280,10 @@ def record_code(salon: Salon, attempt_id: int, epoch: int, code: str) -> bool:
         False if the attempt ended meanwhile or runs on another socket.
     """
     with _current(salon, attempt_id, epoch) as (session, attempt):
-        if attempt is None or attempt.stage != Stage.REQUESTED:
+        if attempt is None or (attempt.kind, attempt.stage) != (
+            Kind.CODE,
+            Stage.REQUESTED,
+        ):
             return False
         attempt.code = f"{code[:4]}-{code[4:]}"
         _show(attempt)
@@ -375,24 +392,29 @@ def _store(
 def record_open(salon: Salon, epoch: int, phone: str) -> bool:
     """Record that the salon is connected; an attempt that led here is linked.
 
+    A code that was asked for meanwhile did not lead here: it stays what the salon
+    wants, and the gateway finds it at its next look.
+
     Returns:
         False if the socket of ``epoch`` is not the salon's present one.
     """
     with sessions.locked(salon) as session:
         if session.epoch != epoch:
             return False
-        reason = ""
-        attempt = PairingAttempt.objects.filter(salon=salon, finished_at=None).first()
-        if attempt is not None:
-            linked = attempt.linked_phone
-            if linked and salon.expected_phone:
-                if not same_phone(linked, salon.expected_phone):
-                    reason = ErrorCode.WRONG_PHONE_LINKED
-            attempt.linked_phone = phone
-            _close(attempt, Stage.LINKED)
         session.phone = phone
         session.last_alive_at = Now()
-        sessions.set_status(session, Status.OPEN, reason)
+        attempt = PairingAttempt.objects.filter(salon=salon, finished_at=None).first()
+        if attempt is not None:
+            if attempt.kind == Kind.CODE and attempt.stage != Stage.FINISHING:
+                session.save()
+                return True
+            attempt.linked_phone = phone
+            _close(attempt, Stage.LINKED)
+        expected = salon.expected_phone
+        wrong = bool(expected) and not same_phone(phone, expected)
+        sessions.set_status(
+            session, Status.OPEN, ErrorCode.WRONG_PHONE_LINKED if wrong else ""
+        )
     return True
 
 
@@ -439,7 +461,9 @@ def refuse_link(salon: Salon, epoch: int, reason: str) -> bool:
             return False
         credentials.erase(salon)
         session.epoch += 1
-        credentials.restore(salon, audit.SYSTEM, only_reason="replaced")
+        credentials.restore(
+            salon, audit.SYSTEM, only_reason="replaced", since=attempt.requested_at
+        )
         audit.record(salon.pk, audit.SYSTEM, "link_refused", reason=reason)
         session.phone = credentials.stored(salon).phone
         _finish(session, attempt, Stage.FAILED, ErrorCode.PAIRING_CODE_FAILED)
@@ -494,11 +518,6 @@ def _overdue_outcome(attempt: PairingAttempt) -> tuple[str, ErrorCode]:
     return Stage.EXPIRED, ErrorCode.CODE_EXPIRED
 
 
-def _expire(attempt: PairingAttempt) -> None:
-    stage, error = _overdue_outcome(attempt)
-    _close(attempt, stage, error)
-
-
 def _close(
     attempt: PairingAttempt, stage: str, error: ErrorCode | None = None
 ) -> None:
@@ -508,7 +527,7 @@ def _close(
     attempt.qr_until = None
     attempt.finished_at = Now()
     attempt.save()
-    if error == ErrorCode.RATE_LIMITED:
+    if error == ErrorCode.RATE_LIMITED and attempt.phone:
         attempt.retry_after = int(cool_down_left(attempt.phone)) + 1
         attempt.save(update_fields=["retry_after"])
 

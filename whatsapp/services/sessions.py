@@ -113,6 +113,8 @@ def connect(salon: Salon, actor: str) -> None:
             if session.status not in WhatsAppSession.RUNNING:
                 session.phone = creds.phone
                 set_status(session, Status.CONNECTING)
+            else:
+                touch(session)  # a stop that the owner has not carried out is undone
         audit.record(salon.pk, actor, "connect")
         events.wake_gateways(salon.pk)
 
@@ -130,7 +132,7 @@ def disconnect(salon: Salon, actor: str) -> None:
         creds = credentials.stored(salon)
         if not creds.linked:
             settle(session, creds)
-        elif not session.owner:
+        elif not session.owner or session.status not in WhatsAppSession.RUNNING:
             set_status(session, Status.STOPPED)
         else:
             touch(session)  # the owner says "stopped" when the socket is gone
@@ -256,6 +258,24 @@ def candidates(limit: int) -> list[int]:
         return [row[0] for row in cursor.fetchall()]
 
 
+def views(owner: str) -> list[tuple[int, int, bool, int | None]]:
+    """Return what a gateway's salons look like now.
+
+    Returns:
+        (salon's primary key, epoch, wanted, open attempt's id or None) of each salon.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT s.salon_id, s.epoch, s.wanted, a.id"
+            " FROM whatsapp_whatsappsession s"
+            " LEFT JOIN whatsapp_pairingattempt a"
+            " ON a.salon_id = s.salon_id AND a.finished_at IS NULL"
+            " WHERE s.owner = %s",
+            [owner],
+        )
+        return cursor.fetchall()
+
+
 def take_over(salon_pks: list[int], owner: str) -> None:
     """Write the new owner of salons whose locks it holds, and raise their epochs.
 
@@ -358,14 +378,24 @@ def record_alive(ages: dict[int, float]) -> None:
     """
     with connection.cursor() as cursor:
         cursor.execute(
-            "UPDATE whatsapp_whatsappsession s"
-            " SET last_alive_at = now() - make_interval(secs => seen.age)"
-            " FROM unnest(%s::int[], %s::float8[]) AS seen(salon_id, age)"
-            " WHERE s.salon_id = seen.salon_id",
+            "WITH free AS ("  # never wait for rows that are busy, nor deadlock
+            " SELECT s.salon_id, seen.age FROM whatsapp_whatsappsession s"
+            " JOIN unnest(%s::int[], %s::float8[]) AS seen(salon_id, age)"
+            " ON s.salon_id = seen.salon_id FOR UPDATE OF s SKIP LOCKED)"
+            " UPDATE whatsapp_whatsappsession s"
+            " SET last_alive_at = now() - make_interval(secs => free.age)"
+            " FROM free WHERE s.salon_id = free.salon_id",
             [list(ages), list(ages.values())],
         )
 
 
 def watch(salon_pks: list[int]) -> None:
     """Note that pages of these salons are open now."""
-    WhatsAppSession.objects.filter(salon_id__in=salon_pks).update(watched_at=Now())
+    with transaction.atomic():
+        # Rows that are busy are skipped: many processes write these at once, and none
+        # may wait for another, or deadlock with it.
+        free = WhatsAppSession.objects.select_for_update(skip_locked=True).filter(
+            salon_id__in=salon_pks
+        )
+        pks = list(free.values_list("salon_id", flat=True))
+        WhatsAppSession.objects.filter(salon_id__in=pks).update(watched_at=Now())

@@ -1,0 +1,141 @@
+"""The engine's AuthStore on PostgreSQL.
+
+One pool for all salons, one statement per batch, and the epoch checked in the same
+transaction. Values are JSON text from the engine to the table and back; nothing here
+decodes them.
+"""
+
+import asyncio
+import logging
+
+import psycopg
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from whatsapp.engine import SessionRef, StoreRefused
+
+logger = logging.getLogger(__name__)
+
+UNSTORED_EPOCH = -1
+"""Of a device that is logged in only to be unlinked: nothing of it is stored."""
+
+TRIES = 4
+RETRY_SECONDS = 0.25
+
+_LOAD = b"SELECT creds::text FROM whatsapp_auth WHERE company_id = %s"
+_GET = b"""
+SELECT coalesce(jsonb_object_agg(key_id, value), '{}'::jsonb)::text
+FROM whatsapp_keys WHERE company_id = %s AND key_type = %s AND key_id = ANY(%s)
+"""
+# FOR SHARE lets the writes of one socket go side by side and keeps a take-over, a swap
+# or a reset (which lock the row to change its epoch) strictly before or after each.
+_SAVE = b"""
+WITH fence AS MATERIALIZED (
+    SELECT 1 FROM whatsapp_whatsappsession s
+    JOIN whatsapp_salon salon ON salon.id = s.salon_id
+    WHERE salon.salon_id = %(salon)s AND s.epoch = %(epoch)s
+    FOR SHARE OF s
+), entry AS MATERIALIZED (
+    SELECT t, i, v FROM jsonb_to_recordset(coalesce(%(keys)s::jsonb, '[]'::jsonb))
+        AS entry(t text, i text, v jsonb), fence
+), deleted AS (
+    DELETE FROM whatsapp_keys k USING entry
+    WHERE k.company_id = %(id)s AND k.key_type = t AND k.key_id = i AND v IS NULL
+), written AS (
+    INSERT INTO whatsapp_keys
+        (company_id, key_type, key_id, value, created_at, updated_at)
+    SELECT %(id)s, t, i, v, now(), now() FROM entry WHERE v IS NOT NULL
+    ON CONFLICT (company_id, key_type, key_id)
+    DO UPDATE SET value = excluded.value, updated_at = now(), expires_at = NULL
+), changed AS (
+    UPDATE whatsapp_auth SET creds = %(creds)s::jsonb, updated_at = now()
+    FROM fence WHERE company_id = %(id)s AND %(creds)s::text IS NOT NULL
+)
+SELECT count(*) FROM fence
+"""
+
+
+class DatabaseAuthStore:
+    """Creds and keys of every salon that this gateway runs.
+
+    Args:
+        conninfo: libpq connection string.
+        size: connections at most, whatever the number of salons.
+    """
+
+    def __init__(self, conninfo: str, size: int = 8) -> None:
+        self._pool = AsyncConnectionPool(
+            conninfo,
+            min_size=1,
+            max_size=size,
+            timeout=10,
+            kwargs={"autocommit": True, "application_name": "gateway auth store"},
+            open=False,
+        )
+
+    async def open(self) -> None:
+        """Open the pool; it connects in the background and after every outage."""
+        await self._pool.open(wait=False)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._pool.close(timeout=1)
+
+    async def load(self, session_id: str) -> str | None:
+        """Return a salon's creds as JSON text, or None if it has none."""
+        row = await self._run(_LOAD, (session_id,))
+        return row[0] if row else None
+
+    async def get_keys(self, ref: SessionRef, key_type: str, key_ids: list[str]) -> str:
+        """Return ``{id: value}`` as JSON text; ids without a row are left out.
+
+        Raises:
+            psycopg.Error: the database failed; this never looks like "no key".
+        """
+        if ref.epoch == UNSTORED_EPOCH:
+            return "{}"
+        row = await self._run(_GET, (ref.session_id, key_type, key_ids))
+        assert row is not None  # noqa: S101  (an aggregate has one row)
+        return str(row[0])
+
+    async def save(self, ref: SessionRef, creds: str | None, keys: str | None) -> None:
+        """Write creds and keys together.
+
+        Args:
+            ref: whose; its epoch must be the salon's present one.
+            creds: JSON text, or None if unchanged.
+            keys: JSON text of ``[{"t": type, "i": id, "v": value or null}, …]``, or None.
+
+        Raises:
+            StoreRefused: the epoch is over: another socket, gateway or a reset came.
+            psycopg.Error: the database failed.
+        """
+        if ref.epoch == UNSTORED_EPOCH:
+            return
+        row = await self._run(
+            _SAVE,
+            {
+                "id": ref.session_id,
+                "salon": int(ref.session_id.removeprefix("company_")),
+                "epoch": ref.epoch,
+                "creds": creds,
+                "keys": keys,
+            },
+        )
+        if row is None or row[0] == 0:
+            raise StoreRefused(f"{ref.session_id}: epoch {ref.epoch} is over")
+
+    async def _run(
+        self, sql: bytes, params: dict[str, object] | tuple[object, ...]
+    ) -> tuple[object, ...] | None:
+        for attempt in range(TRIES):
+            try:
+                async with self._pool.connection() as connection:
+                    cursor = await connection.execute(sql, params)
+                    return await cursor.fetchone()
+            except (psycopg.OperationalError, PoolTimeout) as error:
+                # Every statement here may be repeated: it says what is, not what to add.
+                if attempt == TRIES - 1:
+                    raise
+                logger.warning("Creds store: %s, again", type(error).__name__)
+                await asyncio.sleep(RETRY_SECONDS * 2**attempt)
+        return None

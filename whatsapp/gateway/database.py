@@ -1,0 +1,82 @@
+"""How the gateway reaches PostgreSQL: services in threads, and its own connections."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ParamSpec, TypeVar
+
+from asgiref.sync import SyncToAsync
+from django.db import (
+    InterfaceError,
+    OperationalError,
+    close_old_connections,
+    connections,
+)
+from psycopg.conninfo import make_conninfo
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+DATABASE_ERRORS = (OperationalError, InterfaceError)
+"""The database is away or restarting: what was tried may be tried again."""
+
+THREADS = 8
+
+
+class Services:
+    """Calls sync services from the event loop, each call in one of a few threads."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="services")
+
+    async def __call__(
+        self, service: Callable[P, R], *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """Return ``service(*args, **kwargs)``; its exceptions rise here."""
+        call: Any = SyncToAsync(
+            _with_usable_connection, thread_sensitive=False, executor=self._threads
+        )
+        result: R = await call(service, args, kwargs)
+        return result
+
+    async def close(self) -> None:
+        """Close the threads' connections and end the threads."""
+        loop = asyncio.get_running_loop()
+        barrier = [
+            loop.run_in_executor(self._threads, connections.close_all)
+            for _ in range(THREADS)
+        ]
+        await asyncio.gather(*barrier)
+        self._threads.shutdown(wait=False)
+
+
+def _with_usable_connection(
+    service: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> R:
+    close_old_connections()
+    try:
+        return service(*args, **kwargs)
+    except DATABASE_ERRORS:
+        connections.close_all()  # the next call of this thread starts afresh
+        raise
+
+
+def conninfo() -> str:
+    """Return libpq's connection string of Django's default database.
+
+    For connections that are not the ORM's: the locks must not end when Django recycles
+    a connection, nor pass through a transaction pooler.
+    """
+    database = connections["default"]
+    database.ensure_connection()
+    params = database.get_connection_params()
+    known = {
+        name: value
+        for name, value in params.items()
+        if isinstance(value, str | int) and name not in ("client_encoding",)
+        and not isinstance(value, bool) and name != "prepare_threshold"
+    }
+    database.close()
+    return make_conninfo(
+        **known, keepalives_idle=2, keepalives_interval=1, keepalives_count=3
+    )

@@ -1,0 +1,651 @@
+"""One salon under this gateway: everything about it happens here, one thing at a time.
+
+The runner has a mailbox. Whatever concerns its salon (a changed row, a word of the
+engine, the end of a wait) is put there and handled in order, so that no request can
+race with a reconnect. It decides by rows that it reads afresh, never by what it was
+told before, and it acts under the epoch that it read: if the rows have moved on, the
+services refuse, and it looks again.
+"""
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Protocol, TypeAlias
+
+from whatsapp.engine import (
+    Closed,
+    CodeEntered,
+    CodeExpired,
+    CodeRefused,
+    CodeRejected,
+    DisconnectReason,
+    Engine,
+    EngineGone,
+    Opened,
+    Paired,
+    PasskeyRequired,
+    Qr,
+    SessionRef,
+    UnreadableCreds,
+)
+from whatsapp.engine.protocol import SessionEvent
+from whatsapp.errors import ErrorCode, WhatsAppError
+from whatsapp.gateway import policy
+from whatsapp.gateway.auth_store import UNSTORED_EPOCH, DatabaseAuthStore
+from whatsapp.gateway.database import DATABASE_ERRORS, Services
+from whatsapp.models import PairingAttempt, Salon, WhatsAppSession
+from whatsapp.phones import phone_from_jid
+from whatsapp.services import pairing, sessions
+from whatsapp.services.sessions import OpenAttempt, Work
+
+logger = logging.getLogger(__name__)
+
+Kind = PairingAttempt.Kind
+Stage = PairingAttempt.Stage
+Status = WhatsAppSession.Status
+
+LOOK_AGAIN_SECONDS = 1.0
+STORE_SECONDS = 60.0
+"""For so long a newly linked device is kept in memory while the database is away."""
+
+
+class Mode(Enum):
+    """What the present socket is for."""
+
+    LINK = "link"
+    RESUME = "resume"
+    DISMISS = "dismiss"
+    """Log in once more with a device that is not wanted, only to unlink it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """The rows may have changed. ``hurry`` ends a wait between two tries."""
+
+    hurry: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """WhatsApp has acknowledged a code."""
+
+    ref: SessionRef
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A link socket could not be brought to its answer."""
+
+    ref: SessionRef
+    error: CodeRefused
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """The socket ended without a word from WhatsApp."""
+
+    ref: SessionRef
+    reason: DisconnectReason
+
+
+@dataclass(frozen=True, slots=True)
+class FinishOverdue:
+    """The first login after a link is late."""
+
+    ref: SessionRef
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """An open session has been silent for long, or is heard again."""
+
+    ref: SessionRef
+    silent: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Abandon:
+    """The locks are lost: close and forget, write nothing."""
+
+
+SocketMessage: TypeAlias = (
+    SessionEvent | Code | Refused | Gone | FinishOverdue | Pulse
+)
+Message: TypeAlias = SocketMessage | Look | Abandon
+
+
+class Host(Protocol):
+    """What a runner needs of the gateway around it."""
+
+    name: str
+    engine: Engine
+    store: DatabaseAuthStore
+    services: Services
+    settings: policy.Clocks
+
+    def new_ref(
+        self, runner: "SalonRunner", session_id: str, epoch: int
+    ) -> SessionRef: ...
+
+    def end_ref(self, ref: SessionRef) -> None: ...
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]: ...
+
+    async def release(self, runner: "SalonRunner") -> None: ...
+
+    def forget(self, runner: "SalonRunner") -> None: ...
+
+
+class SalonRunner:
+    """Runs one salon's session as long as this gateway owns it.
+
+    Args:
+        host: the gateway.
+        salon_pk: primary key of the salon.
+    """
+
+    def __init__(self, host: Host, salon_pk: int) -> None:
+        self.salon_pk = salon_pk
+        self.epoch = -1
+        self.attempt_id: int | None = None
+        self.ref: SessionRef | None = None
+        self.is_open = False
+        self.is_silent = False
+        self._host = host
+        self._salon: Salon | None = None
+        self._mode = Mode.RESUME
+        self._ever_open = False
+        self._failures = 0
+        self._bad_sessions = 0
+        self._replaced = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._waiting = False
+        self._worker: asyncio.Task[None] | None = None
+        self._mailbox: deque[Message] = deque()
+        self._drain: asyncio.Task[None] | None = None
+        self._gone = False
+
+    # --- the mailbox ------------------------------------------------------------------
+
+    def post(self, message: Message) -> None:
+        """Put a message into the mailbox; it is handled after those before it."""
+        if self._gone:
+            return
+        if isinstance(message, Look) and message in self._mailbox:
+            return
+        self._mailbox.append(message)
+        if self._drain is None:
+            self._drain = self._host.spawn(self._run_mailbox(), f"salon {self.salon_pk}")
+
+    def is_outdated(self, epoch: int, wanted: bool, attempt_id: int | None) -> bool:
+        """Say whether the rows are not what this runner acts on."""
+        return (
+            epoch != self.epoch
+            or attempt_id != self.attempt_id
+            or (self.ref is not None and not wanted)
+            or (self.ref is None and not self._waiting)
+        )
+
+    @property
+    def has_mail(self) -> bool:
+        """Whether something waits to be handled."""
+        return bool(self._mailbox)
+
+    async def _run_mailbox(self) -> None:
+        try:
+            while self._mailbox and not self._gone:
+                await self._handle_safely(self._mailbox.popleft())
+        finally:
+            self._drain = None
+
+    async def _handle_safely(self, message: Message) -> None:
+        try:
+            await self._handle(message)
+        except DATABASE_ERRORS as error:
+            logger.warning(
+                "Salon %s: the database is away (%s), again in a moment",
+                self.salon_pk,
+                type(error).__name__,
+            )
+            self._later(LOOK_AGAIN_SECONDS, Look())
+        except Exception:  # the salon must go on, whatever surprised us
+            logger.exception("Salon %s: unexpected", self.salon_pk)
+            await self._close_socket()
+            self._back_off()
+
+    async def _handle(self, message: Message) -> None:
+        match message:
+            case Look(hurry=hurry):
+                if hurry:
+                    self._stop_waiting()
+                await self._look()
+            case Abandon():
+                await self._abandon()
+            case _:
+                if message.ref == self.ref and self.ref is not None:
+                    await self._handle_socket(message, self.ref)
+
+    async def _handle_socket(self, message: SocketMessage, ref: SessionRef) -> None:
+        """Handle a word about the present socket; words about others are not heard."""
+        match message:
+            case Code(code=code):
+                await self._on_code(ref, code)
+            case Refused(error=error):
+                await self._on_refused(ref, error)
+            case Qr(qr=qr, lifetime_s=lifetime):
+                if self._mode is Mode.LINK and self.attempt_id is not None:
+                    await self._call(
+                        pairing.record_qr, self.attempt_id, ref.epoch, qr, lifetime
+                    )
+            case CodeEntered():
+                if self.attempt_id is not None:
+                    await self._call(
+                        pairing.record_entered, self.attempt_id, ref.epoch
+                    )
+            case PasskeyRequired():
+                await self._fail_attempt(ErrorCode.PASSKEY_REQUIRED, ref.epoch)
+                self.post(Look())
+            case Paired():
+                await self._on_paired(ref, message)
+            case Opened(jid=jid):
+                await self._on_opened(ref, jid)
+            case CodeExpired():
+                await self._call(
+                    pairing.fail,
+                    self.attempt_id,
+                    ref.epoch,
+                    ErrorCode.CODE_EXPIRED,
+                    Stage.EXPIRED,
+                )
+                self.post(Look())
+            case CodeRejected():
+                logger.info("%s: a code was entered and refused", ref.session_id)
+            case Closed(reason=reason) | Gone(reason=reason):
+                await self._on_closed(ref, reason)
+            case Pulse(silent=silent):
+                self.is_silent = silent
+                status = Status.DEGRADED if silent else Status.OPEN
+                await self._call(sessions.record, ref.epoch, status)
+            case FinishOverdue():
+                if not self.is_open:
+                    await self._close_socket()
+                    self.post(Look(hurry=True))
+
+    # --- deciding ---------------------------------------------------------------------
+
+    async def _look(self) -> None:
+        """Read the salon's rows and do what they ask for."""
+        work = await self._host.services(
+            sessions.work, self.salon_pk, self._host.name
+        )
+        if work is None:
+            await self._close_socket()
+            await self._release()
+            return
+        self._salon = work.salon
+        if self._mode is Mode.DISMISS and self.ref is not None:
+            return  # its end posts a look
+        if self.ref is not None and work.epoch != self.ref.epoch:
+            await self._close_socket(unlink=work.unlink_epoch == self.ref.epoch)
+            self._stop_waiting()
+        self.epoch = work.epoch
+        await self._drop_ended_attempt(work)
+        if work.attempt is not None:
+            if work.attempt.id != self.attempt_id or self.ref is None:
+                await self._serve_attempt(work, work.attempt)
+        elif not (work.wanted and work.creds.linked):
+            await self._close_socket()
+            await self._host.services(
+                sessions.record_stopped, work.salon, self._host.name
+            )
+            await self._release()
+        elif self.ref is None and not self._waiting:
+            if work.status == Status.BANNED or work.wait > 0:
+                await self._release()
+            else:
+                await self._resume(work)
+
+    async def _drop_ended_attempt(self, work: Work) -> None:
+        """Close a link socket whose attempt was ended by somebody else."""
+        if self.attempt_id is None:
+            return
+        if work.attempt is not None and work.attempt.id == self.attempt_id:
+            return
+        self.attempt_id = None
+        self._stop_waiting()
+        if self._mode is Mode.LINK:
+            await self._close_socket()
+
+    async def _serve_attempt(self, work: Work, attempt: OpenAttempt) -> None:
+        if self._waiting and attempt.id == self.attempt_id:
+            return  # between two tries of this very attempt
+        if attempt.id != self.attempt_id:
+            self._failures = 0
+        self._stop_waiting()
+        if attempt.stage == Stage.FINISHING:
+            await self._resume(work, attempt)
+        elif attempt.stage == Stage.REQUESTED and attempt.kind == Kind.QR:
+            if work.creds.linked:
+                await self._resume(work, attempt)
+            else:
+                await self._link(work, attempt)
+        elif attempt.stage == Stage.REQUESTED or attempt.kind == Kind.QR:
+            await self._link(work, attempt)
+        else:
+            # A code lives and dies with its socket, and that was another one.
+            await self._close_socket()
+            await self._host.services(
+                pairing.fail,
+                work.salon,
+                attempt.id,
+                None,
+                ErrorCode.CODE_EXPIRED,
+                Stage.EXPIRED,
+            )
+            self.post(Look())
+
+    # --- sockets ----------------------------------------------------------------------
+
+    async def _link(self, work: Work, attempt: OpenAttempt) -> None:
+        await self._close_socket()
+        ref = await self._start(work, Status.PAIRING, attempt.id)
+        if ref is None:
+            return
+        self._mode = Mode.LINK
+        self._work(ref, self._run_link(ref, attempt.phone))
+
+    async def _run_link(self, ref: SessionRef, phone: str) -> None:
+        try:
+            await self._host.engine.open(ref, None)
+            if phone:
+                code = await self._host.engine.request_code(ref, phone)
+                self.post(Code(ref, code))
+        except CodeRefused as error:
+            self.post(Refused(ref, error))
+        except EngineGone:
+            self.post(Gone(ref, DisconnectReason.ENGINE_GONE))
+
+    async def _resume(self, work: Work, attempt: OpenAttempt | None = None) -> None:
+        await self._close_socket()
+        status = Status.PAIRING if attempt else Status.CONNECTING
+        if attempt is None and work.status == Status.RECONNECTING:
+            status = Status.RECONNECTING
+        ref = await self._start(work, status, attempt.id if attempt else None)
+        if ref is None:
+            return
+        self._mode = Mode.RESUME
+        first = attempt is not None and attempt.stage == Stage.FINISHING
+        self._ever_open = not first
+        self._work(ref, self._run_resume(ref, first=first))
+        if first:
+            self._later(
+                self._host.settings.finish / 2, FinishOverdue(ref), waiting=False
+            )
+
+    async def _run_resume(self, ref: SessionRef, *, first: bool) -> None:
+        try:
+            creds = await self._host.store.load(ref.session_id)
+            if creds is None:
+                self.post(Look())
+                return
+            await self._host.engine.open(ref, creds, first=first)
+        except EngineGone:
+            self.post(Gone(ref, DisconnectReason.ENGINE_GONE))
+        except UnreadableCreds:
+            self.post(Gone(ref, DisconnectReason.MULTIDEVICE_MISMATCH))
+
+    async def _start(
+        self, work: Work, status: str, attempt_id: int | None
+    ) -> SessionRef | None:
+        """Raise the epoch for a new socket; None if the rows have moved on."""
+        epoch = await self._host.services(
+            sessions.start,
+            work.salon,
+            self._host.name,
+            work.epoch,
+            status,
+            attempt_id,
+        )
+        if epoch is None:
+            self.post(Look())
+            return None
+        self.epoch = epoch
+        self.attempt_id = attempt_id
+        self.is_open = False
+        self.ref = self._host.new_ref(self, work.salon.session_id, epoch)
+        return self.ref
+
+    def _work(self, ref: SessionRef, work: Coroutine[Any, Any, None]) -> None:
+        self._worker = self._host.spawn(work, f"{ref.session_id} {ref.generation}")
+
+    async def _close_socket(self, *, unlink: bool = False) -> None:
+        """End the present socket; returns when it is gone and its writes are settled."""
+        ref, self.ref = self.ref, None
+        worker, self._worker = self._worker, None
+        self.is_open = self.is_silent = False
+        if ref is None:
+            return
+        self._host.end_ref(ref)
+        if worker is not None and not worker.done():
+            worker.cancel()
+            await asyncio.wait([worker])
+        await self._host.engine.close(ref, unlink=unlink)
+
+    # --- what the engine says ---------------------------------------------------------
+
+    async def _on_code(self, ref: SessionRef, code: str) -> None:
+        if self.attempt_id is None:
+            return
+        shown = await self._call(pairing.record_code, self.attempt_id, ref.epoch, code)
+        if not shown:
+            self.post(Look())
+
+    async def _on_refused(self, ref: SessionRef, refused: CodeRefused) -> None:
+        await self._close_socket()
+        if policy.worth_another_try(refused, self._failures):
+            self._failures += 1
+            self._later(policy.retry_delay(self._failures), Look(hurry=True))
+            return
+        await self._fail_attempt(policy.error_of(refused), epoch=ref.epoch)
+        self.post(Look())
+
+    async def _on_paired(self, ref: SessionRef, paired: Paired) -> None:
+        """Store the new device; keep it in memory while the database is away."""
+        phone = phone_from_jid(paired.jid)
+        deadline = asyncio.get_running_loop().time() + STORE_SECONDS
+        while True:
+            try:
+                wanted = self.attempt_id is not None and await self._call(
+                    pairing.record_linked,
+                    self.attempt_id,
+                    ref.epoch,
+                    paired.creds,
+                    paired.keys,
+                    phone,
+                )
+                break
+            except WhatsAppError:
+                wanted = False
+                break
+            except DATABASE_ERRORS:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise
+                await asyncio.sleep(LOOK_AGAIN_SECONDS / 2)
+        if not wanted:
+            await self._dismiss(ref, paired)
+
+    async def _dismiss(self, ref: SessionRef, paired: Paired) -> None:
+        """Unlink a device that must not be kept, by its own login."""
+        await self._close_socket()
+        self.attempt_id = None
+        session_id = f"dismissed_{ref.generation}"
+        self._mode = Mode.DISMISS
+        self.ref = ref = self._host.new_ref(self, session_id, UNSTORED_EPOCH)
+        self._work(ref, self._run_dismiss(ref, paired.creds))
+
+    async def _run_dismiss(self, ref: SessionRef, creds: str) -> None:
+        try:
+            await self._host.engine.open(ref, creds, first=True)
+        except EngineGone:
+            self.post(Gone(ref, DisconnectReason.ENGINE_GONE))
+
+    async def _on_opened(self, ref: SessionRef, jid: str) -> None:
+        if self._mode is Mode.DISMISS:
+            await self._close_socket(unlink=True)
+            self.post(Look(hurry=True))
+            return
+        self._stop_waiting()
+        phone = phone_from_jid(jid)
+        if await self._call(pairing.record_open, ref.epoch, phone):
+            self.attempt_id = None
+            self.is_open = self._ever_open = True
+            self._failures = self._bad_sessions = 0
+        else:
+            self.post(Look())
+
+    async def _on_closed(self, ref: SessionRef, reason: DisconnectReason) -> None:
+        was_open = self.is_open
+        await self._close_socket()
+        logger.info("%s: closed, %s (%s)", ref.session_id, reason, self._mode.value)
+        if self._mode is Mode.DISMISS:
+            self.post(Look(hurry=True))
+        elif self._mode is Mode.LINK:
+            await self._on_link_closed(ref, reason)
+        else:
+            if was_open:
+                self._failures = 0
+            await self._on_session_closed(ref, reason)
+
+    async def _on_link_closed(self, ref: SessionRef, reason: DisconnectReason) -> None:
+        work = await self._host.services(
+            sessions.work, self.salon_pk, self._host.name
+        )
+        attempt = work.attempt if work else None
+        if attempt is None or attempt.id != self.attempt_id:
+            self.post(Look())
+            return
+        if attempt.stage == Stage.FINISHING:
+            self.post(Look(hurry=True))  # 515: log in with the new creds at once
+            return
+        if attempt.stage == Stage.REQUESTED or (
+            attempt.kind == Kind.QR and not reason.is_refs_ended
+        ):
+            # Nothing is lost yet that another socket could not bring.
+            await self._on_refused(ref, CodeRefused(CodeRefused.Kind.CLOSED, reason=reason))
+            return
+        await self._host.services(
+            pairing.fail,
+            self._known_salon,
+            attempt.id,
+            ref.epoch,
+            ErrorCode.CODE_EXPIRED,
+            Stage.EXPIRED,
+        )
+        self.post(Look())
+
+    async def _on_session_closed(
+        self, ref: SessionRef, reason: DisconnectReason
+    ) -> None:
+        verdict = policy.judge(
+            reason, bad_sessions=self._bad_sessions, replaced=self._replaced
+        )
+        match verdict.then:
+            case policy.Then.RESTART:
+                self.post(Look(hurry=True))
+            case policy.Then.LOG_OUT:
+                await self._on_logged_out(ref, reason)
+            case policy.Then.HALT:
+                if reason.is_replaced:
+                    self._replaced += 1
+                await self._halt(ref, reason, verdict)
+            case policy.Then.BACK_OFF:
+                self._bad_sessions += reason.is_bad_session
+                await self._on_lost(ref, reason)
+
+    async def _on_logged_out(self, ref: SessionRef, reason: DisconnectReason) -> None:
+        if self._ever_open or not await self._call(
+            pairing.refuse_link, ref.epoch, str(reason)
+        ):
+            await self._call(sessions.record_logged_out, ref.epoch, str(reason))
+        self._failures = 0
+        self.post(Look(hurry=True))
+
+    async def _halt(
+        self, ref: SessionRef, reason: DisconnectReason, verdict: policy.Verdict
+    ) -> None:
+        """Stop trying for a while, or for good, and say why."""
+        if self.attempt_id is not None:
+            await self._fail_attempt(verdict.error, epoch=ref.epoch)
+        await self._call(
+            sessions.record,
+            ref.epoch,
+            verdict.status,
+            str(reason),
+            retry_in=verdict.retry_in,
+        )
+        if verdict.alert:
+            logger.error(
+                "%s: %s, %s", ref.session_id, verdict.status, reason
+            )
+        await self._release()
+
+    async def _on_lost(self, ref: SessionRef, reason: DisconnectReason) -> None:
+        """The connection broke: try again, ever more slowly, and never give up."""
+        if self.attempt_id is None:
+            await self._call(
+                sessions.record, ref.epoch, Status.RECONNECTING, str(reason)
+            )
+        elif self._failures >= policy.LINK_TRIES and self._ever_open:
+            await self._fail_attempt(ErrorCode.WHATSAPP_UNREACHABLE, epoch=ref.epoch)
+            self.attempt_id = None
+        self._back_off()
+
+    # --- helpers ----------------------------------------------------------------------
+
+    @property
+    def _known_salon(self) -> Salon:
+        assert self._salon is not None  # noqa: S101  (a socket starts with a look)
+        return self._salon
+
+    async def _call(
+        self, service: Callable[..., bool], *args: object, **kwargs: object
+    ) -> bool:
+        return await self._host.services(service, self._known_salon, *args, **kwargs)
+
+    async def _fail_attempt(self, error: ErrorCode, epoch: int | None = None) -> None:
+        if self.attempt_id is not None:
+            await self._call(pairing.fail, self.attempt_id, epoch, error)
+
+    def _back_off(self) -> None:
+        self._failures += 1
+        delay = policy.reconnect_delay(self._failures)
+        self._later(delay * random.uniform(0.5, 1.0), Look(hurry=True))  # noqa: S311
+
+    def _later(self, delay: float, message: Message, *, waiting: bool = True) -> None:
+        self._stop_waiting()
+        self._waiting = waiting
+        self._timer = asyncio.get_running_loop().call_later(delay, self.post, message)
+
+    def _stop_waiting(self) -> None:
+        self._waiting = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    async def _release(self) -> None:
+        self._gone = True
+        self._stop_waiting()
+        await self._host.release(self)
+
+    async def _abandon(self) -> None:
+        self._gone = True
+        self._stop_waiting()
+        await self._close_socket()
+        self._host.forget(self)
+
+
