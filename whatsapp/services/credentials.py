@@ -239,10 +239,13 @@ def restore(
 def _read(entry: ArchivedCredentials) -> str | None:
     payload = bytes(entry.payload)
     if entry.encrypted:
+        cipher = _cipher()
         try:
-            payload = (_cipher() or MultiFernet([])).decrypt(payload)
+            if cipher is None:
+                raise InvalidToken
+            payload = cipher.decrypt(payload)
         except InvalidToken:
-            logger.error("Archived creds cannot be read: their key is not configured.")  # noqa: TRY400
+            logger.exception("Archived creds cannot be read: is their key configured?")
             return None
     return zlib.decompress(payload).decode()
 
