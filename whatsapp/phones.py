@@ -15,7 +15,7 @@ MAX_TYPED_LENGTH = 40
 """Longer than any number with its punctuation; what is longer is not parsed at all."""
 
 _ALLOWED = re.compile(r"[\d\s()+./\-–—·]+")
-_JID = re.compile(r"(\d{7,15})(?::(\d+))?@s\.whatsapp\.net")
+_JID = re.compile(r"([0-9]{7,15})(?::([0-9]+))?@s\.whatsapp\.net")
 _MOBILE = {PhoneNumberType.MOBILE, PhoneNumberType.FIXED_LINE_OR_MOBILE}
 
 
