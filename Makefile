@@ -1,0 +1,37 @@
+# make run            the service on http://127.0.0.1:8000 (PORT=8123 HOST=… for elsewhere)
+# make demo           the same with a simulated WhatsApp and a phone to play with
+# make test           all tests and checks, with all that they need
+# make check          the same on an installation that has what they need
+# make bench          the measurements
+# make matrix         every stored state against every fault, in full
+
+PYTHON ?= python3
+HOST ?= 127.0.0.1
+PORT ?= 8000
+
+.PHONY: run demo test check bench matrix install install-dev
+
+run: install
+	.venv/bin/python manage.py serve --host $(HOST) --port $(PORT)
+
+demo: install
+	.venv/bin/python -m tests.simulator.demo --host $(HOST) --port $(PORT)
+
+test: install-dev
+	tests/prepare
+	tests/check
+
+check: install-dev
+	tests/check
+
+bench: install
+	.venv/bin/python -m benchmarks
+
+matrix: install-dev
+	.venv/bin/python -m pytest tests/test_matrix.py --whole-matrix
+
+install:
+	@$(PYTHON) -m aiadmin.install
+
+install-dev:
+	@$(PYTHON) -m aiadmin.install --dev

@@ -1,0 +1,35 @@
+"""HTTP to Django, WebSockets to Channels.
+
+Origins and tokens of a WebSocket are judged by its consumer, which can say why
+before it closes.
+"""
+
+import os
+from typing import Any
+
+from channels.auth import AuthMiddlewareStack
+from channels.routing import ProtocolTypeRouter, URLRouter
+from django.core.asgi import get_asgi_application
+from django.urls import re_path
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "aiadmin.settings")
+django_application = get_asgi_application()
+
+# Models can be imported only now.
+from whatsapp.routing import websocket_urlpatterns  # noqa: E402
+
+
+async def no_such_socket(_scope: Any, receive: Any, send: Any) -> None:
+    """Refuse a WebSocket at an unknown path; Channels would log an error."""
+    await receive()
+    await send({"type": "websocket.close", "code": 4404})
+
+
+application = ProtocolTypeRouter(
+    {
+        "http": django_application,
+        "websocket": AuthMiddlewareStack(
+            URLRouter([*websocket_urlpatterns, re_path(r"", no_such_socket)])
+        ),
+    }
+)

@@ -1,0 +1,67 @@
+"""What a browser may load on our pages, and who may show them in a frame."""
+
+from collections.abc import Callable
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+
+from whatsapp import origins
+
+POLICY = {
+    "default-src": "'none'",
+    "script-src": "'self'",
+    "style-src": "'self'",
+    "img-src": "'self' data:",
+    "font-src": "'self'",
+    "form-action": "'self'",
+    "base-uri": "'none'",
+}
+EMBEDDABLE = "/marketplace/"
+
+
+class ContentSecurityPolicyMiddleware:
+    """Adds the policy; the salon's page may be framed by the marketplace only."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        """Keep the rest of the chain."""
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        """Answer, with the policy."""
+        response = self.get_response(request)
+        frames = "'none'"
+        if request.path.startswith(EMBEDDABLE):
+            frames = " ".join(["'self'", *_embedders(request)])
+            # Says less than frame-ancestors and would forbid all of it.
+            response.headers.pop("X-Frame-Options", None)
+            response.headers["Vary"] = _with_referer(response.headers.get("Vary"))
+        policy = {**POLICY, "connect-src": _sockets(request), "frame-ancestors": frames}
+        response.headers.setdefault(
+            "Content-Security-Policy",
+            "; ".join(f"{name} {value}" for name, value in policy.items()),
+        )
+        return response
+
+
+def _sockets(request: HttpRequest) -> str:
+    # 'self' does not cover ws: in every browser that salons use.
+    scheme = "wss" if request.is_secure() else "ws"
+    return f"'self' {scheme}://{request.get_host()}"
+
+
+def _embedders(request: HttpRequest) -> list[str]:
+    """The origins that may frame this answer.
+
+    A pattern such as https://n*.example.com cannot be said in a policy: there, the
+    frame's own page is judged, which a browser names as the referrer.
+    """
+    allowed = settings.MARKETPLACE_ALLOWED_ORIGINS
+    embedders = [origin for origin in allowed if "*" not in origin]
+    referrer = origins.of_url(request.headers.get("Referer", ""))
+    if referrer and origins.matches(referrer, allowed) and referrer not in embedders:
+        embedders.append(referrer)
+    return embedders
+
+
+def _with_referer(vary: str | None) -> str:
+    return f"{vary}, Referer" if vary else "Referer"

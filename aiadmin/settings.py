@@ -1,0 +1,249 @@
+"""Settings, read from the environment and from `.env`; .env.example explains each.
+
+With DATABASE_URL this is production: a missing secret stops the start. Without
+it, the embedded default makes its own database and secrets under VAR_DIR.
+"""
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import environ
+from django.core.exceptions import ImproperlyConfigured
+
+from aiadmin import embedded
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+env = environ.Env()
+_env_file = Path(env.str("ENV_FILE", default=str(BASE_DIR / ".env")))
+if _env_file.is_file():
+    env.read_env(_env_file)
+
+
+def _text(name: str, default: str = "") -> str:
+    """Read a setting; an empty line in .env means the default."""
+    value: str = env.str(name, default="")
+    return value or default
+
+
+def _number(name: str, default: float) -> float:
+    text = _text(name, str(default))
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
+    if value <= 0:
+        raise ImproperlyConfigured(f"{name} must be a positive number, not {text!r}.")
+    return value
+
+
+def _list(name: str, default: str = "") -> list[str]:
+    return [item.strip() for item in _text(name, default).split(",") if item.strip()]
+
+
+def _secret(name: str) -> str:
+    value = _text(name)
+    if value:
+        return value
+    if DATABASE_URL:
+        raise ImproperlyConfigured(
+            f"{name} is missing. With DATABASE_URL the secrets must be given, so that "
+            "all processes have the same."
+        )
+    return embedded.secret(VAR_DIR, name.lower())
+
+
+# --- Where things are --------------------------------------------------------
+
+VAR_DIR = (BASE_DIR / _text("VAR_DIR", "var")).resolve()
+DATABASE_URL = _text("DATABASE_URL")
+REDIS_URL = _text("REDIS_URL")
+
+EMBEDDED_DATABASE = None if DATABASE_URL else embedded.EmbeddedDatabase(VAR_DIR)
+
+
+def _database() -> dict[str, Any]:
+    if EMBEDDED_DATABASE:
+        config: dict[str, Any] = {
+            "ENGINE": "aiadmin.postgres",
+            "NAME": embedded.DATABASE,
+        }
+    else:
+        config = dict(env.db_url_config(DATABASE_URL))
+        if config["ENGINE"] != "django.db.backends.postgresql":
+            raise ImproperlyConfigured(
+                "DATABASE_URL must be a PostgreSQL address (postgresql://…)."
+            )
+    # A request's thread ends with the request, and a connection of its own with
+    # it: only a pool outlives both (docs/decisions has the numbers).
+    config["CONN_MAX_AGE"] = 0
+    config["CONN_HEALTH_CHECKS"] = True
+    config["OPTIONS"] = {
+        **config.get("OPTIONS", {}),
+        "pool": {"min_size": 0, "max_size": 20, "timeout": 10},
+        "connect_timeout": 5,
+    }
+    return config
+
+
+DATABASES = {"default": _database()}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+if REDIS_URL:
+    CHANNEL_LAYERS: dict[str, Any] = {
+        "default": {
+            "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+            "CONFIG": {"hosts": [REDIS_URL]},
+        }
+    }
+else:
+    CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
+
+# --- Who may come, and from where --------------------------------------------
+
+DEBUG = env.bool("DJANGO_DEBUG", default=False)
+SECRET_KEY = _secret("DJANGO_SECRET_KEY")
+MARKETPLACE_JWT_SECRET = _secret("MARKETPLACE_JWT_SECRET")
+
+ALLOWED_HOSTS = _list(
+    "DJANGO_ALLOWED_HOSTS", "" if DATABASE_URL else "127.0.0.1,localhost,[::1]"
+)
+# Exact origins, or patterns in which * stands for letters and digits.
+MARKETPLACE_ALLOWED_ORIGINS = _list("MARKETPLACE_ALLOWED_ORIGINS")
+
+DJANGO_HTTPS = env.bool("DJANGO_HTTPS", default=False)
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = DJANGO_HTTPS
+SECURE_SSL_REDIRECT = DJANGO_HTTPS
+SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$"]
+SECURE_HSTS_SECONDS = 31_536_000 if DJANGO_HTTPS else 0
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if DJANGO_HTTPS else None
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+
+# --- WhatsApp ----------------------------------------------------------------
+
+WHATSAPP_WS_URL = _text("WHATSAPP_WS_URL")
+WHATSAPP_WEB_VERSION = _text("WHATSAPP_WEB_VERSION")
+WHATSAPP_DEFAULT_REGION = _text("WHATSAPP_DEFAULT_REGION", "RU")
+WHATSAPP_PAIRING_TIMEOUT = _number("WHATSAPP_PAIRING_TIMEOUT", 20)
+WHATSAPP_LINK_TIMEOUT = _number("WHATSAPP_LINK_TIMEOUT", 160)
+WHATSAPP_FINISH_TIMEOUT = _number("WHATSAPP_FINISH_TIMEOUT", 30)
+WHATSAPP_CONNECT_TIMEOUT = _number("WHATSAPP_CONNECT_TIMEOUT", 20)
+WHATSAPP_LOOK_INTERVAL = _number("WHATSAPP_LOOK_INTERVAL", 2)
+WHATSAPP_ARCHIVE_DAYS = int(_number("WHATSAPP_ARCHIVE_DAYS", 30))
+CREDENTIAL_ENCRYPTION_KEYS = _list("CREDENTIAL_ENCRYPTION_KEYS")
+NODE_BINARY = _text("NODE_BINARY") or embedded.node_binary()
+
+
+def _pairing_budget(text: str) -> tuple[int, int]:
+    """Read "attempts/seconds"."""
+    match = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", text)
+    if not match:
+        raise ImproperlyConfigured(
+            f"WHATSAPP_PAIRING_BUDGET must look like 5/3600, not {text!r}."
+        )
+    return int(match[1]), int(match[2])
+
+
+WHATSAPP_PAIRING_BUDGET = _pairing_budget(_text("WHATSAPP_PAIRING_BUDGET", "5/3600"))
+
+# --- Django ------------------------------------------------------------------
+
+INSTALLED_APPS = [
+    # Its `runserver` is all that we need from the app, and importing Twisted
+    # costs every other command a second.
+    *(["daphne"] if "runserver" in sys.argv else []),
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "channels",
+    "whatsapp",
+]
+
+MIDDLEWARE = [
+    "aiadmin.middleware.ContentSecurityPolicyMiddleware",
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.locale.LocaleMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+ROOT_URLCONF = "aiadmin.urls"
+ASGI_APPLICATION = "aiadmin.asgi.application"
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in (
+        "UserAttributeSimilarityValidator",
+        "MinimumLengthValidator",
+        "CommonPasswordValidator",
+        "NumericPasswordValidator",
+    )
+]
+
+STATIC_URL = "/static/"
+# Served from where they lie: no collectstatic that somebody can forget.
+WHITENOISE_USE_FINDERS = True
+WHITENOISE_AUTOREFRESH = DEBUG
+WHITENOISE_ALLOW_ALL_ORIGINS = False
+
+LANGUAGE_CODE = "ru"
+LANGUAGES = [("ru", "Русский"), ("en", "English")]
+LOCALE_PATHS = [BASE_DIR / "whatsapp" / "locale"]
+USE_I18N = True
+USE_TZ = True
+TIME_ZONE = "UTC"
+
+LOG_LEVEL = _text("LOG_LEVEL", "INFO").upper()
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {
+        "scrubbed": {
+            "()": "aiadmin.scrubber.ScrubbingFormatter",
+            "format": "%(asctime)s %(levelname)s %(name)s: %(message)s",
+        },
+    },
+    "handlers": {
+        "stderr": {"class": "logging.StreamHandler", "formatter": "scrubbed"},
+    },
+    "root": {"handlers": ["stderr"], "level": "WARNING"},
+    "loggers": {
+        "aiadmin": {"level": LOG_LEVEL},
+        "whatsapp": {"level": LOG_LEVEL},
+        # Django's own handler prints unscrubbed, and only while debugging.
+        "django": {"handlers": [], "level": "INFO"},
+    },
+}
+
+SENTRY_DSN = _text("SENTRY_DSN")
+if SENTRY_DSN:
+    # Takes a third of a second to import, so only those pay who use it.
+    from aiadmin import sentry
+
+    sentry.init(SENTRY_DSN)

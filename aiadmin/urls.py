@@ -1,0 +1,15 @@
+"""HTTP routes of the whole project."""
+
+from django.contrib import admin
+from django.urls import include, path
+from django.views.generic import RedirectView
+
+from aiadmin import health
+
+urlpatterns = [
+    path("", RedirectView.as_view(pattern_name="admin:index")),
+    path("admin/", admin.site.urls),
+    path("marketplace/", include("whatsapp.urls")),
+    path("healthz", health.healthz),
+    path("readyz", health.readyz),
+]

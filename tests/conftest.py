@@ -1,0 +1,42 @@
+"""Fixtures for all tests. DATABASE_URL and the secrets come from tests/database.py."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from asgiref.sync import SyncToAsync
+from channels.layers import InMemoryChannelLayer
+from channels_redis.serializers import registry
+from django.db import connections
+
+_serializer = registry.get_serializer("msgpack")
+
+
+@pytest.fixture(autouse=True)
+def strict_channel_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the in-memory layer carry only what Redis would carry, as Redis would."""
+    send, group_send = InMemoryChannelLayer.send, InMemoryChannelLayer.group_send
+
+    async def strict_send(self: Any, channel: str, message: Any) -> None:
+        await send(self, channel, _through_redis(message))
+
+    async def strict_group_send(self: Any, group: str, message: Any) -> None:
+        await group_send(self, group, _through_redis(message))
+
+    monkeypatch.setattr(InMemoryChannelLayer, "send", strict_send)
+    monkeypatch.setattr(InMemoryChannelLayer, "group_send", strict_group_send)
+
+
+def _through_redis(message: Any) -> Any:
+    return _serializer.deserialize(_serializer.serialize(message))
+
+
+@pytest.fixture(autouse=True)
+def _close_thread_connections() -> Iterator[None]:
+    """Close what database_sync_to_async opened in its thread.
+
+    Such a connection outlives its test, and the test database cannot be dropped
+    while it is open.
+    """
+    yield
+    SyncToAsync.single_thread_executor.submit(connections.close_all).result()

@@ -1,0 +1,41 @@
+"""A pytest plugin: PostgreSQL for the tests, and settings that depend on nobody's .env.
+
+A given DATABASE_URL is used (its user must be allowed to create databases); else one
+embedded cluster under a temporary folder serves the whole run, all workers of
+pytest-xdist included: each makes a database of its own in it.
+"""
+
+import atexit
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from aiadmin.embedded import EmbeddedDatabase
+
+SECRETS = {
+    "DJANGO_SECRET_KEY": "a secret of the tests, as long as it ought to be",
+    "MARKETPLACE_JWT_SECRET": "another secret of the tests, just as long",
+}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests() -> None:
+    """Prepare the environment; pytest-django reads the settings after this."""
+    os.environ["ENV_FILE"] = os.devnull
+    os.environ |= SECRETS
+    os.environ.setdefault("DJANGO_ALLOWED_HOSTS", "testserver,127.0.0.1,localhost")
+    os.environ.pop("REDIS_URL", None)
+    os.environ.pop("SENTRY_DSN", None)
+    # Workers inherit the address from the process that started them.
+    if not os.environ.get("DATABASE_URL"):
+        os.environ["DATABASE_URL"] = _start()
+
+
+def _start() -> str:
+    folder = Path(tempfile.mkdtemp(prefix="aiadmin-tests-"))
+    # Registered first, so done last: after the database has stopped.
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return EmbeddedDatabase(folder, durable=False).connect().url

@@ -1,0 +1,130 @@
+"""Starts `manage.py serve` or `whatsapp_gateway` as a user would, for end-to-end tests."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from django.db import connection
+
+ROOT = Path(__file__).resolve().parent.parent
+START_SECONDS = 25.0
+STOP_SECONDS = 10.0
+
+
+class Server:
+    """A process of ours. A context manager; leaving it ends the process."""
+
+    def __init__(
+        self, process: subprocess.Popen[bytes], log: Path, started: str
+    ) -> None:
+        """Keep the process, the file it writes to and the line that says it is up."""
+        self.process = process
+        self.log = log
+        match = re.search(r"http://\S+", started)
+        self.url = match[0] if match else ""
+        self.ws_url = self.url.replace("http", "ws", 1)
+
+    @classmethod
+    def start(
+        cls,
+        folder: Path,
+        env: Mapping[str, str] | None = None,
+        *,
+        port: int = 0,
+        gateway: bool = True,
+        command: str = "serve",
+        database: str | None = None,
+    ) -> Self:
+        """Start a process and wait until it is up.
+
+        Args:
+            folder: where its output goes (tmp_path); every start has a file of its own.
+            env: settings on top of this process's environment.
+            port: of ``serve``; 0 takes a free one.
+            gateway: False for pages only (``serve``).
+            command: ``serve`` or ``whatsapp_gateway``.
+            database: its DATABASE_URL; None is this test's database (the test needs
+                django_db(transaction=True)), "" the embedded one under VAR_DIR.
+        """
+        arguments = [command]
+        if command == "serve":
+            arguments += ["--port", str(port), *([] if gateway else ["--no-gateway"])]
+        log = folder / f"{command}-{time.monotonic_ns()}.log"
+        url = database_url() if database is None else database
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "manage.py", *arguments],
+                cwd=ROOT,
+                env={**os.environ, "DATABASE_URL": url, **(env or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        wanted = "Listening on" if command == "serve" else "Gateway running"
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            for line in log.read_text(errors="replace").splitlines(keepends=True):
+                if line.startswith(wanted) and line.endswith("\n"):
+                    return cls(process, log, line)
+            if process.poll() is not None:
+                break
+            time.sleep(0.02)
+        process.kill()
+        process.wait()
+        raise AssertionError(f"{command} did not start:\n{log.read_text()}")
+
+    @property
+    def pid(self) -> int:
+        """The process's number."""
+        return self.process.pid
+
+    @property
+    def logs(self) -> str:
+        """All that it has written until now."""
+        return self.log.read_text(errors="replace")
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Ask it to end, as an operator would; return its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        try:
+            return self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"It did not stop:\n{self.logs}") from None
+
+    def kill(self) -> None:
+        """End it without a chance to say good-bye."""
+        self.process.kill()
+        self.process.wait()
+
+    def __enter__(self) -> Self:
+        """Return the running server."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop it, unless the test has."""
+        if self.process.poll() is None:
+            self.stop()
+
+
+def database_url() -> str:
+    """The address of the running test's own database."""
+    config = connection.settings_dict
+    address = f"{config['HOST']}:{config['PORT']}" if config["HOST"] else ""
+    return (
+        f"postgresql://{config['USER']}:{config['PASSWORD']}@{address}/{config['NAME']}"
+    )

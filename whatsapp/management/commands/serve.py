@@ -1,0 +1,231 @@
+"""Pages and gateway in one process."""
+
+import asyncio
+import logging
+import secrets
+import signal
+import socket
+import sys
+from argparse import ArgumentParser
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from channels.routing import get_default_application
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.core.management import call_command
+from django.core.management.base import BaseCommand, CommandError
+from django.db import connection, connections
+from django.db.migrations.executor import MigrationExecutor
+
+from whatsapp.models import Salon
+from whatsapp.services import salons, tokens
+
+if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
+
+logger = logging.getLogger(__name__)
+
+FIRST_SALON = 1
+BACKLOG = 1024
+LARGEST_MESSAGE = 64 * 1024
+EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  (compared, not bound)
+
+
+class Command(BaseCommand):
+    """Serve the pages and run the gateway, until SIGINT or SIGTERM.
+
+    1. Take the port, so that a second start fails before it touches anything.
+    2. Embedded default: start PostgreSQL, migrate, make a first user and salon.
+    3. Serve. A gateway that fails ends the process with exit code 1: pages
+       without one look alive and link nobody, and whoever supervises us starts
+       all of it afresh.
+    4. Hand the sessions over, then stop PostgreSQL.
+    """
+
+    help = "Serve the pages and run the gateway in one process."
+    # Seconds matter at a start, and `manage.py check` is part of the tests.
+    requires_system_checks: list[str] = []
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Declare the options."""
+        parser.add_argument("--host", default="127.0.0.1")
+        parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
+        parser.add_argument(
+            "--no-gateway", action="store_true", help="serve the pages only"
+        )
+        parser.add_argument(
+            "--migrate",
+            action="store_true",
+            help="bring the tables up to date first (the embedded database always is)",
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Run until told to stop."""
+        listener = _listen(options["host"], options["port"])
+        url = _url(listener)
+        embedded = settings.EMBEDDED_DATABASE
+        try:
+            if embedded:
+                embedded.serve()
+                _allow(options["host"])
+            self._migrate(allowed=bool(embedded) or options["migrate"])
+            steps = self._first_steps(url) if embedded else []
+            connections.close_all()
+            server = PageServer(listener, gateway=not options["no_gateway"])
+            server.run(lambda: self._say(f"Listening on {url}", *steps))
+        finally:
+            listener.close()
+            connections.close_all()
+            if embedded:
+                embedded.stop()
+        if server.failed:
+            sys.exit(1)
+
+    def _say(self, *lines: str) -> None:
+        for line in lines:
+            self.stdout.write(line)
+        self.stdout.flush()
+
+    def _migrate(self, *, allowed: bool) -> None:
+        executor = MigrationExecutor(connection)
+        plan = executor.migration_plan(executor.loader.graph.leaf_nodes())
+        if not plan:
+            return
+        if not allowed:
+            raise CommandError(
+                f"The database lacks {len(plan)} migrations. Run `manage.py migrate` "
+                "(with --fake-initial on the previous service's database), "
+                "or start with --migrate."
+            )
+        call_command("migrate", fake_initial=True, interactive=False, verbosity=0)
+
+    def _first_steps(self, url: str) -> list[str]:
+        """Make what a newcomer needs to look around, and say where to look."""
+        users = get_user_model()._default_manager
+        if not users.exists():
+            password = secrets.token_urlsafe(12)
+            users.create_superuser(username="admin", email="", password=password)
+            self._say(
+                f"First start: you are admin, with the password {password}",
+                "(shown only now; manage.py changepassword admin sets another).",
+            )
+        salon = Salon.objects.order_by("pk").first()
+        if salon is None:
+            salon = salons.create(FIRST_SALON, "Первый салон")
+        token = tokens.issue(salon)
+        return [
+            f"Admin: {url}/admin/",
+            f"Page of salon {salon.salon_id}, for an hour: "
+            f"{url}/marketplace/connect#token={token}",
+        ]
+
+
+class PageServer:
+    """Daphne on a socket of ours, with the gateway in its event loop."""
+
+    def __init__(self, listener: socket.socket, *, gateway: bool) -> None:
+        """Keep what is to be served.
+
+        Args:
+            listener: a listening socket.
+            gateway: run the gateway too.
+        """
+        self.failed = False
+        self._listener = listener
+        self._wants_gateway = gateway
+        self._stop = asyncio.Event()
+        self._gateway: asyncio.Task[None] | None = None
+
+    def run(self, when_ready: Callable[[], None]) -> None:
+        """Serve until SIGINT, SIGTERM or SIGHUP, or until the gateway fails."""
+        # Installs Twisted's reactor and takes most of a second: not for those
+        # who only ask for the help of this command.
+        from daphne.server import Server
+        from twisted.internet import reactor
+
+        server = Server(
+            application=get_default_application(),
+            # Replaced by our socket: an endpoint cannot be handed one without
+            # a search through all plugins of Twisted.
+            endpoints=["ours"],
+            websocket_max_message_size=LARGEST_MESSAGE,
+            websocket_max_frame_size=LARGEST_MESSAGE,
+            # A page may stay open for days; a dead one fails its pings.
+            websocket_timeout=-1,
+            server_name="aiadmin",
+        )
+        server.endpoints = []
+
+        def start() -> None:
+            reactor.adoptStreamPort(
+                self._listener.fileno(), self._listener.family, server.http_factory
+            )
+            if self._wants_gateway:
+                self._gateway = asyncio.create_task(self._run_gateway())
+            when_ready()
+
+        # Daphne has no lifespan: the loop runs from the first callLater on.
+        reactor.callWhenRunning(lambda: reactor.callLater(0, start))
+        reactor.addSystemEventTrigger("before", "shutdown", self._hand_over)
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            signal.signal(
+                signal.SIGHUP, lambda *_: reactor.callFromThread(reactor.stop)
+            )
+        server.run()
+
+    async def _run_gateway(self) -> None:
+        from twisted.internet import reactor
+
+        from whatsapp.management.commands.whatsapp_gateway import run_until
+
+        try:
+            await run_until(self._stop)
+        except Exception:
+            logger.exception("The gateway failed; the service ends")
+            self.failed = True
+            if not self._stop.is_set():
+                reactor.stop()
+
+    def _hand_over(self) -> "Deferred[None] | None":
+        from twisted.internet.defer import Deferred
+
+        self._stop.set()
+        if self._gateway is None:
+            return None
+        return Deferred.fromFuture(self._gateway)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise CommandError(f"Cannot serve on {host}: {error.strerror}.") from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise CommandError(
+            f"Cannot serve on {host}:{port}: {error.strerror}. "
+            "Another port: --port, or make run PORT=…"
+        ) from error
+    listener.setblocking(False)
+    return listener
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    host = EVERYWHERE.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _allow(host: str) -> None:
+    """Answer under the name that the server was told to serve on."""
+    name = f"[{host}]" if ":" in host else host
+    if host not in EVERYWHERE and name not in settings.ALLOWED_HOSTS:
+        settings.ALLOWED_HOSTS.append(name)

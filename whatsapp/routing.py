@@ -1,0 +1,5 @@
+"""Where the WebSockets live."""
+
+from django.urls import URLPattern
+
+websocket_urlpatterns: list[URLPattern] = []

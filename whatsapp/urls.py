@@ -1,0 +1,5 @@
+"""HTTP routes under /marketplace/."""
+
+from django.urls import URLPattern
+
+urlpatterns: list[URLPattern] = []
