@@ -290,7 +290,13 @@ class PairingAttempt(models.Model):
                 )
                 | Q(
                     finished_at__isnull=False,
-                    stage__in=["linked", "failed", "expired", "superseded", "cancelled"],
+                    stage__in=[
+                        "linked",
+                        "failed",
+                        "expired",
+                        "superseded",
+                        "cancelled",
+                    ],
                 ),
                 name="attempt_is_finished_when_its_stage_is",
             ),
@@ -299,8 +305,7 @@ class PairingAttempt(models.Model):
                 name="finished_attempt_keeps_no_secret",
             ),
             models.CheckConstraint(
-                condition=Q(kind="qr", phone="")
-                | Q(kind="code", phone__regex=DIGITS),
+                condition=Q(kind="qr", phone="") | Q(kind="code", phone__regex=DIGITS),
                 name="code_attempt_has_a_phone",
             ),
         ]

@@ -73,8 +73,10 @@ def conninfo() -> str:
     known = {
         name: value
         for name, value in params.items()
-        if isinstance(value, str | int) and name not in ("client_encoding",)
-        and not isinstance(value, bool) and name != "prepare_threshold"
+        if isinstance(value, str | int)
+        and name not in ("client_encoding",)
+        and not isinstance(value, bool)
+        and name != "prepare_threshold"
     }
     database.close()
     return make_conninfo(

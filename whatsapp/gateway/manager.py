@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 import socket
+from collections import Counter
 from collections.abc import Coroutine, Iterable
 from typing import Any
 
@@ -17,15 +18,18 @@ from django.conf import settings
 from whatsapp import events
 from whatsapp.engine import (
     Alive,
+    Closed,
     DisconnectReason,
     Engine,
+    EngineError,
     EngineStarted,
     EngineStopped,
+    Opened,
     SessionRef,
 )
-from whatsapp.engine.protocol import Event
+from whatsapp.engine.protocol import Event, SessionEvent
 from whatsapp.gateway import policy
-from whatsapp.gateway.auth_store import DatabaseAuthStore
+from whatsapp.gateway.auth_store import UNSTORED_EPOCH, DatabaseAuthStore
 from whatsapp.gateway.database import DATABASE_ERRORS, Services, conninfo
 from whatsapp.gateway.ownership import LocksLost, Ownership
 from whatsapp.gateway.runner import Abandon, Gone, Look, Pulse, SalonRunner
@@ -38,7 +42,19 @@ UNWATCHED_SECONDS = 120.0
 ALIVE_FLUSH_SECONDS = 30.0
 DEGRADED_SECONDS = 75.0
 HAND_OVER_SECONDS = 1.8
+DISMISS_SECONDS = 20.0
 RECONNECT_SECONDS = 0.5
+
+
+class _Listener:
+    """Waits for a socket to open or to close."""
+
+    def __init__(self) -> None:
+        self.done = asyncio.Event()
+
+    def post(self, message: SessionEvent) -> None:
+        if isinstance(message, Opened | Closed):
+            self.done.set()
 
 
 class SessionManager:
@@ -55,7 +71,8 @@ class SessionManager:
         self._engine_options = engine_options
         self._generations = itertools.count(1)
         self._runners: dict[int, SalonRunner] = {}
-        self._by_generation: dict[int, SalonRunner] = {}
+        self._by_generation: dict[int, SalonRunner | _Listener] = {}
+        self.replaced: Counter[int] = Counter()
         self._seen: dict[int, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._claiming = asyncio.Lock()
@@ -135,6 +152,26 @@ class SessionManager:
         self._by_generation[ref.generation] = runner
         return ref
 
+    def dismiss(self, creds: str) -> None:
+        """Unlink a newly linked device that must not be kept."""
+        self.spawn(self._dismiss(creds), "dismissal")
+
+    async def _dismiss(self, creds: str) -> None:
+        """Log in once with the device's own creds, stored nowhere, and unlink it."""
+        listener = _Listener()
+        generation = next(self._generations)
+        ref = SessionRef(f"dismissed_{generation}", generation, UNSTORED_EPOCH)
+        self._by_generation[generation] = listener
+        try:
+            async with asyncio.timeout(DISMISS_SECONDS):
+                await self.engine.open(ref, creds, first=True)
+                await listener.done.wait()
+        except (EngineError, TimeoutError) as error:
+            logger.warning("A device was not unlinked: %s", type(error).__name__)
+        finally:
+            self.end_ref(ref)
+            await self.engine.close(ref, unlink=True)
+
     def end_ref(self, ref: SessionRef) -> None:
         """Hear nothing of a socket any more."""
         self._by_generation.pop(ref.generation, None)
@@ -158,13 +195,14 @@ class SessionManager:
         pk = runner.salon_pk
         try:
             await self.services(sessions.give_up, [pk], self.name)
+        except DATABASE_ERRORS as error:
+            # A stale owner is no harm: what counts is the lock.
+            logger.warning("Owner not cleared: %s", type(error).__name__)
+        with contextlib.suppress(LocksLost):  # then it is free already
             await self._ownership.release([pk])
-        except (LocksLost, *DATABASE_ERRORS):
-            pass  # the lock is gone, or goes with the connection that is being lost
-        finally:
-            self.forget(runner)
-        if self._owning and runner.has_mail:
-            await self._claim([pk])
+        self.forget(runner)
+        if runner.missed:
+            await self._look_at(pk)
 
     def forget(self, runner: SalonRunner) -> None:
         """Drop a runner that has ended."""
@@ -187,10 +225,18 @@ class SessionManager:
             except (LocksLost, psycopg.OperationalError, *DATABASE_ERRORS) as error:
                 logger.warning("Ownership is lost: %s", type(error).__name__)
             self._owning = False
-            for runner in list(self._runners.values()):
-                runner.post(Abandon())
+            await self._abandon_all()
             await self._ownership.close()
             await asyncio.sleep(RECONNECT_SECONDS)
+
+    async def _abandon_all(self) -> None:
+        """Close every socket at once; what runners still wait for takes its time."""
+        refs = [runner.ref for runner in self._runners.values() if runner.ref]
+        for runner in list(self._runners.values()):
+            runner.post(Abandon())
+        closing = [asyncio.create_task(self.engine.close(ref)) for ref in refs]
+        if closing:
+            await asyncio.wait(closing, timeout=HAND_OVER_SECONDS)
 
     async def _claim_all(self) -> None:
         while self._owning:
@@ -227,6 +273,7 @@ class SessionManager:
                 if self._owning:
                     await self._look_at_changed()
                     await self._claim_all()
+                await self.services(sessions.demote_unowned)
             except (LocksLost, *DATABASE_ERRORS) as error:
                 logger.warning("Cannot look: %s", type(error).__name__)
 
@@ -285,15 +332,15 @@ class SessionManager:
                 for runner in list(self._runners.values()):
                     runner.post(Look(hurry=True))
             case _:
-                runner = self._by_generation.get(event.ref.generation)
-                if runner is not None:
-                    runner.post(event)
+                listener = self._by_generation.get(event.ref.generation)
+                if listener is not None:
+                    listener.post(event)
 
     def _on_alive(self, seen: Iterable[tuple[SessionRef, float]]) -> None:
         now = asyncio.get_running_loop().time()
         for ref, age in seen:
             runner = self._by_generation.get(ref.generation)
-            if runner is not None:
+            if isinstance(runner, SalonRunner):
                 self._seen[runner.salon_pk] = now - age / 1000
 
     async def _watch_life(self) -> None:

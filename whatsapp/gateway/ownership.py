@@ -56,8 +56,7 @@ class Ownership:
         if not wanted:
             return []
         rows = await self._query(
-            "SELECT pk FROM unnest(%s::int[]) AS pk"
-            " WHERE pg_try_advisory_lock(%s, pk)",
+            "SELECT pk FROM unnest(%s::int[]) AS pk WHERE pg_try_advisory_lock(%s, pk)",
             (wanted, LOCK_CLASS),
         )
         acquired = [row[0] for row in rows]
@@ -102,4 +101,7 @@ class Ownership:
                 return await cursor.fetchall()
         except (psycopg.Error, TimeoutError) as error:
             logger.warning("The lock connection is lost: %s", type(error).__name__)
+            # Not knowing what came of a query means not knowing what is locked.
+            self._connection = None
+            await connection.close()
             raise LocksLost from error

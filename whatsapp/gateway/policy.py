@@ -61,15 +61,19 @@ def judge(
         bad_sessions: 500s in a row before this one.
         replaced: 440s in a row before this one.
     """
-    if reason.is_restart:
-        return Verdict(Then.RESTART)
+    if reason.is_restart or reason == DisconnectReason.STORE_REFUSED:
+        return Verdict(Then.RESTART)  # the second: the rows say what is wanted now
     if reason.is_logged_out:
         return Verdict(Then.LOG_OUT)
     if reason.is_banned:
         return Verdict(Then.HALT, Status.BANNED, None, ErrorCode.ACCOUNT_BANNED)
     if reason.is_outdated:
         return Verdict(
-            Then.HALT, Status.OUTDATED, OUTDATED_SECONDS, ErrorCode.ENGINE_OUTDATED, True
+            Then.HALT,
+            Status.OUTDATED,
+            OUTDATED_SECONDS,
+            ErrorCode.ENGINE_OUTDATED,
+            True,
         )
     if reason.is_replaced:
         wait = min(REPLACED_SECONDS * 2**replaced, REPLACED_MAX_SECONDS)
@@ -77,9 +81,7 @@ def judge(
     if reason.is_multidevice_mismatch or (
         reason.is_bad_session and bad_sessions + 1 >= BAD_SESSIONS
     ):
-        return Verdict(
-            Then.HALT, Status.NEEDS_ATTENTION, ATTENTION_SECONDS, alert=True
-        )
+        return Verdict(Then.HALT, Status.NEEDS_ATTENTION, ATTENTION_SECONDS, alert=True)
     return Verdict(Then.BACK_OFF)
 
 

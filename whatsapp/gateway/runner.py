@@ -10,11 +10,13 @@ services refuse, and it looks again.
 import asyncio
 import logging
 import random
-from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol, TypeAlias
+
+import psycopg
 
 from whatsapp.engine import (
     Closed,
@@ -24,7 +26,7 @@ from whatsapp.engine import (
     CodeRejected,
     DisconnectReason,
     Engine,
-    EngineGone,
+    EngineError,
     Opened,
     Paired,
     PasskeyRequired,
@@ -35,7 +37,7 @@ from whatsapp.engine import (
 from whatsapp.engine.protocol import SessionEvent
 from whatsapp.errors import ErrorCode, WhatsAppError
 from whatsapp.gateway import policy
-from whatsapp.gateway.auth_store import UNSTORED_EPOCH, DatabaseAuthStore
+from whatsapp.gateway.auth_store import DatabaseAuthStore
 from whatsapp.gateway.database import DATABASE_ERRORS, Services
 from whatsapp.models import PairingAttempt, Salon, WhatsAppSession
 from whatsapp.phones import phone_from_jid
@@ -49,6 +51,9 @@ Stage = PairingAttempt.Stage
 Status = WhatsAppSession.Status
 
 LOOK_AGAIN_SECONDS = 1.0
+RESTART_SECONDS = 5.0
+"""A link socket that is not closed by then, although the phone is linked, we close."""
+
 STORE_SECONDS = 60.0
 """For so long a newly linked device is kept in memory while the database is away."""
 
@@ -58,8 +63,6 @@ class Mode(Enum):
 
     LINK = "link"
     RESUME = "resume"
-    DISMISS = "dismiss"
-    """Log in once more with a device that is not wanted, only to unlink it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +116,7 @@ class Abandon:
     """The locks are lost: close and forget, write nothing."""
 
 
-SocketMessage: TypeAlias = (
-    SessionEvent | Code | Refused | Gone | FinishOverdue | Pulse
-)
+SocketMessage: TypeAlias = SessionEvent | Code | Refused | Gone | FinishOverdue | Pulse
 Message: TypeAlias = SocketMessage | Look | Abandon
 
 
@@ -127,6 +128,7 @@ class Host(Protocol):
     store: DatabaseAuthStore
     services: Services
     settings: policy.Clocks
+    replaced: Counter[int]
 
     def new_ref(
         self, runner: "SalonRunner", session_id: str, epoch: int
@@ -134,7 +136,11 @@ class Host(Protocol):
 
     def end_ref(self, ref: SessionRef) -> None: ...
 
-    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]: ...
+    def spawn(
+        self, work: Coroutine[Any, Any, None], name: str
+    ) -> asyncio.Task[None]: ...
+
+    def dismiss(self, creds: str) -> None: ...
 
     async def release(self, runner: "SalonRunner") -> None: ...
 
@@ -162,25 +168,32 @@ class SalonRunner:
         self._ever_open = False
         self._failures = 0
         self._bad_sessions = 0
-        self._replaced = 0
         self._timer: asyncio.TimerHandle | None = None
         self._waiting = False
         self._worker: asyncio.Task[None] | None = None
         self._mailbox: deque[Message] = deque()
         self._drain: asyncio.Task[None] | None = None
         self._gone = False
+        self._abandoned = False
+        self.missed = False
+        """Something came while it was being released: the salon wants another look."""
 
     # --- the mailbox ------------------------------------------------------------------
 
     def post(self, message: Message) -> None:
         """Put a message into the mailbox; it is handled after those before it."""
         if self._gone:
+            self.missed = True
             return
+        if isinstance(message, Abandon):
+            self._abandoned = True
         if isinstance(message, Look) and message in self._mailbox:
             return
         self._mailbox.append(message)
         if self._drain is None:
-            self._drain = self._host.spawn(self._run_mailbox(), f"salon {self.salon_pk}")
+            self._drain = self._host.spawn(
+                self._run_mailbox(), f"salon {self.salon_pk}"
+            )
 
     def is_outdated(self, epoch: int, wanted: bool, attempt_id: int | None) -> bool:
         """Say whether the rows are not what this runner acts on."""
@@ -190,11 +203,6 @@ class SalonRunner:
             or (self.ref is not None and not wanted)
             or (self.ref is None and not self._waiting)
         )
-
-    @property
-    def has_mail(self) -> bool:
-        """Whether something waits to be handled."""
-        return bool(self._mailbox)
 
     async def _run_mailbox(self) -> None:
         try:
@@ -208,11 +216,13 @@ class SalonRunner:
             await self._handle(message)
         except DATABASE_ERRORS as error:
             logger.warning(
-                "Salon %s: the database is away (%s), again in a moment",
+                "Salon %s: the database is away (%s)",
                 self.salon_pk,
                 type(error).__name__,
             )
-            self._later(LOOK_AGAIN_SECONDS, Look())
+            if not self._abandoned:
+                await asyncio.sleep(LOOK_AGAIN_SECONDS)
+                self._mailbox.appendleft(message)
         except Exception:  # the salon must go on, whatever surprised us
             logger.exception("Salon %s: unexpected", self.salon_pk)
             await self._close_socket()
@@ -244,9 +254,7 @@ class SalonRunner:
                     )
             case CodeEntered():
                 if self.attempt_id is not None:
-                    await self._call(
-                        pairing.record_entered, self.attempt_id, ref.epoch
-                    )
+                    await self._call(pairing.record_entered, self.attempt_id, ref.epoch)
             case PasskeyRequired():
                 await self._fail_attempt(ErrorCode.PASSKEY_REQUIRED, ref.epoch)
                 self.post(Look())
@@ -280,16 +288,12 @@ class SalonRunner:
 
     async def _look(self) -> None:
         """Read the salon's rows and do what they ask for."""
-        work = await self._host.services(
-            sessions.work, self.salon_pk, self._host.name
-        )
+        work = await self._host.services(sessions.work, self.salon_pk, self._host.name)
         if work is None:
             await self._close_socket()
             await self._release()
             return
         self._salon = work.salon
-        if self._mode is Mode.DISMISS and self.ref is not None:
-            return  # its end posts a look
         if self.ref is not None and work.epoch != self.ref.epoch:
             await self._close_socket(unlink=work.unlink_epoch == self.ref.epoch)
             self._stop_waiting()
@@ -367,7 +371,7 @@ class SalonRunner:
                 self.post(Code(ref, code))
         except CodeRefused as error:
             self.post(Refused(ref, error))
-        except EngineGone:
+        except (EngineError, TimeoutError):
             self.post(Gone(ref, DisconnectReason.ENGINE_GONE))
 
     async def _resume(self, work: Work, attempt: OpenAttempt | None = None) -> None:
@@ -394,10 +398,11 @@ class SalonRunner:
                 self.post(Look())
                 return
             await self._host.engine.open(ref, creds, first=first)
-        except EngineGone:
-            self.post(Gone(ref, DisconnectReason.ENGINE_GONE))
         except UnreadableCreds:
+            logger.error("%s: the stored creds are no creds", ref.session_id)
             self.post(Gone(ref, DisconnectReason.MULTIDEVICE_MISMATCH))
+        except (EngineError, TimeoutError, psycopg.Error):
+            self.post(Gone(ref, DisconnectReason.ENGINE_GONE))
 
     async def _start(
         self, work: Work, status: str, attempt_id: int | None
@@ -476,29 +481,15 @@ class SalonRunner:
                 if asyncio.get_running_loop().time() > deadline:
                     raise
                 await asyncio.sleep(LOOK_AGAIN_SECONDS / 2)
-        if not wanted:
-            await self._dismiss(ref, paired)
-
-    async def _dismiss(self, ref: SessionRef, paired: Paired) -> None:
-        """Unlink a device that must not be kept, by its own login."""
-        await self._close_socket()
-        self.attempt_id = None
-        session_id = f"dismissed_{ref.generation}"
-        self._mode = Mode.DISMISS
-        self.ref = ref = self._host.new_ref(self, session_id, UNSTORED_EPOCH)
-        self._work(ref, self._run_dismiss(ref, paired.creds))
-
-    async def _run_dismiss(self, ref: SessionRef, creds: str) -> None:
-        try:
-            await self._host.engine.open(ref, creds, first=True)
-        except EngineGone:
-            self.post(Gone(ref, DisconnectReason.ENGINE_GONE))
+        if wanted:
+            # WhatsApp closes with 515 next. If it does not, we go on without.
+            self._later(RESTART_SECONDS, FinishOverdue(ref), waiting=False)
+        else:
+            await self._close_socket()
+            self._host.dismiss(paired.creds)
+            self.post(Look())
 
     async def _on_opened(self, ref: SessionRef, jid: str) -> None:
-        if self._mode is Mode.DISMISS:
-            await self._close_socket(unlink=True)
-            self.post(Look(hurry=True))
-            return
         self._stop_waiting()
         phone = phone_from_jid(jid)
         if await self._call(pairing.record_open, ref.epoch, phone):
@@ -512,9 +503,7 @@ class SalonRunner:
         was_open = self.is_open
         await self._close_socket()
         logger.info("%s: closed, %s (%s)", ref.session_id, reason, self._mode.value)
-        if self._mode is Mode.DISMISS:
-            self.post(Look(hurry=True))
-        elif self._mode is Mode.LINK:
+        if self._mode is Mode.LINK:
             await self._on_link_closed(ref, reason)
         else:
             if was_open:
@@ -522,9 +511,7 @@ class SalonRunner:
             await self._on_session_closed(ref, reason)
 
     async def _on_link_closed(self, ref: SessionRef, reason: DisconnectReason) -> None:
-        work = await self._host.services(
-            sessions.work, self.salon_pk, self._host.name
-        )
+        work = await self._host.services(sessions.work, self.salon_pk, self._host.name)
         attempt = work.attempt if work else None
         if attempt is None or attempt.id != self.attempt_id:
             self.post(Look())
@@ -536,7 +523,9 @@ class SalonRunner:
             attempt.kind == Kind.QR and not reason.is_refs_ended
         ):
             # Nothing is lost yet that another socket could not bring.
-            await self._on_refused(ref, CodeRefused(CodeRefused.Kind.CLOSED, reason=reason))
+            await self._on_refused(
+                ref, CodeRefused(CodeRefused.Kind.CLOSED, reason=reason)
+            )
             return
         await self._host.services(
             pairing.fail,
@@ -552,7 +541,9 @@ class SalonRunner:
         self, ref: SessionRef, reason: DisconnectReason
     ) -> None:
         verdict = policy.judge(
-            reason, bad_sessions=self._bad_sessions, replaced=self._replaced
+            reason,
+            bad_sessions=self._bad_sessions,
+            replaced=self._host.replaced[self.salon_pk],
         )
         match verdict.then:
             case policy.Then.RESTART:
@@ -561,7 +552,7 @@ class SalonRunner:
                 await self._on_logged_out(ref, reason)
             case policy.Then.HALT:
                 if reason.is_replaced:
-                    self._replaced += 1
+                    self._host.replaced[self.salon_pk] += 1
                 await self._halt(ref, reason, verdict)
             case policy.Then.BACK_OFF:
                 self._bad_sessions += reason.is_bad_session
@@ -589,9 +580,7 @@ class SalonRunner:
             retry_in=verdict.retry_in,
         )
         if verdict.alert:
-            logger.error(
-                "%s: %s, %s", ref.session_id, verdict.status, reason
-            )
+            logger.error("%s: %s, %s", ref.session_id, verdict.status, reason)
         await self._release()
 
     async def _on_lost(self, ref: SessionRef, reason: DisconnectReason) -> None:
@@ -647,5 +636,3 @@ class SalonRunner:
         self._stop_waiting()
         await self._close_socket()
         self._host.forget(self)
-
-

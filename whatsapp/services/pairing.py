@@ -162,7 +162,7 @@ def _open_attempt(salon: Salon, session: WhatsAppSession) -> PairingAttempt | No
     """Return the unfinished attempt; one whose time is over is ended on the way."""
     attempt = (
         PairingAttempt.objects.filter(salon=salon, finished_at=None)
-        .extra(select={"overdue": "deadline < now()"})  # noqa: S610  (constant)
+        .extra(select={"overdue": "deadline < now()"})
         .first()
     )
     if attempt is not None and attempt.overdue:  # type: ignore[attr-defined]
@@ -518,9 +518,7 @@ def _overdue_outcome(attempt: PairingAttempt) -> tuple[str, ErrorCode]:
     return Stage.EXPIRED, ErrorCode.CODE_EXPIRED
 
 
-def _close(
-    attempt: PairingAttempt, stage: str, error: ErrorCode | None = None
-) -> None:
+def _close(attempt: PairingAttempt, stage: str, error: ErrorCode | None = None) -> None:
     attempt.stage = stage
     attempt.error = error or ""
     attempt.code = attempt.qr = ""

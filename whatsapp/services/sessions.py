@@ -67,7 +67,10 @@ def locked(salon: Salon) -> Iterator[WhatsAppSession]:
 
 
 def set_status(
-    session: WhatsAppSession, status: str, reason: str = "", retry_in: float | None = None
+    session: WhatsAppSession,
+    status: str,
+    reason: str = "",
+    retry_in: float | None = None,
 ) -> None:
     """Change the status of a locked row, raise its revision, and tell the pages.
 
@@ -204,31 +207,34 @@ def work(salon_pk: int, owner: str) -> Work | None:
         expected_phone=row[3],
         shared_phone_allowed=row[4],
     )
-    creds = (
-        credentials.classify(row[11], row[12]) if row[10] else credentials.ABSENT
-    )
+    creds = credentials.classify(row[11], row[12]) if row[10] else credentials.ABSENT
     attempt = None
     if row[13] is not None:
         attempt = OpenAttempt(row[13], row[14], row[15], row[16], row[17], row[18])
-    return Work(
-        salon, row[5], row[6], row[7], row[8], max(0.0, row[9]), creds, attempt
-    )
+    return Work(salon, row[5], row[6], row[7], row[8], max(0.0, row[9]), creds, attempt)
 
+
+_NOT_LOCKED = """NOT EXISTS (
+    SELECT FROM pg_locks l
+    WHERE l.locktype = 'advisory' AND l.classid = %(lock_class)s
+      AND l.objid = s.salon_id AND l.objsubid = 2 AND l.granted
+      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+)"""
+
+_UNOWNED_SQL = (
+    "SELECT s.salon_id, s.epoch FROM whatsapp_whatsappsession s"  # noqa: S608
+    f" WHERE s.status IN ('open', 'degraded') AND {_NOT_LOCKED}"
+)
 
 # A salon wants a gateway when a link is being tried, when a linked session should run,
 # or when its status promises a gateway at work although none is.
-_CANDIDATES_SQL = """
+_CANDIDATES_SQL = f"""
 SELECT s.salon_id
 FROM whatsapp_whatsappsession s
 JOIN whatsapp_salon salon ON salon.id = s.salon_id
 LEFT JOIN whatsapp_pairingattempt a ON a.salon_id = s.salon_id AND a.finished_at IS NULL
 LEFT JOIN whatsapp_auth auth ON auth.company_id = 'company_' || salon.salon_id
-WHERE NOT EXISTS (
-    SELECT FROM pg_locks l
-    WHERE l.locktype = 'advisory' AND l.classid = %(lock_class)s
-      AND l.objid = s.salon_id AND l.objsubid = 2 AND l.granted
-      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-)
+WHERE {_NOT_LOCKED}
 AND (
     a.id IS NOT NULL
     OR s.status = ANY(%(running)s)
@@ -241,7 +247,7 @@ AND (
 )
 ORDER BY a.id IS NULL, s.salon_id
 LIMIT %(limit)s
-"""
+"""  # noqa: S608
 
 
 def candidates(limit: int) -> list[int]:
@@ -256,6 +262,26 @@ def candidates(limit: int) -> list[int]:
             },
         )
         return [row[0] for row in cursor.fetchall()]
+
+
+def demote_unowned() -> list[int]:
+    """Take back the word "connected" where no gateway stands behind it any more.
+
+    A gateway's locks end with it, and so do its sockets; without this the status
+    would go on promising what died with it. Any process may call it.
+
+    Returns:
+        The primary keys of the salons that it concerned.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(_UNOWNED_SQL, {"lock_class": LOCK_CLASS})
+        unowned = dict(cursor.fetchall())
+    for salon in Salon.objects.filter(pk__in=unowned):
+        with locked(salon) as session:
+            # A gateway that has claimed the salon meanwhile has raised its epoch.
+            if session.epoch == unowned[salon.pk]:
+                set_status(session, Status.RECONNECTING, "gateway_lost")
+    return list(unowned)
 
 
 def views(owner: str) -> list[tuple[int, int, bool, int | None]]:

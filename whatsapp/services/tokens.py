@@ -79,6 +79,11 @@ def _positive_int(value: object) -> int | None:
         return None
     if isinstance(value, int) and 0 < value < 2**63:
         return value
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 19:
+    if (
+        isinstance(value, str)
+        and value.isascii()
+        and value.isdigit()
+        and len(value) < 19
+    ):
         return int(value) or None
     return None
