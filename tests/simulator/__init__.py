@@ -147,6 +147,15 @@ class Simulator:
         """Remove every fault and thaw every connection."""
         self.request("DELETE", "/faults")
 
+    def connections(self) -> list[Json]:
+        """The connections that are open now: id, stage, phone and jid if known.
+
+        Stages: handshake, registration (not linked yet), login, open, and ended for
+        one that the server has closed and the client not yet.
+        """
+        connections: list[Json] = self.request("GET", "/connections")
+        return connections
+
     def drop(self, **which: Any) -> int:
         """Cut connections without a word; how many were cut.
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.simulator import Simulator, find_node
+from tests.simulator import Simulator, SimulatorError, find_node
 
 CLIENT = Path(__file__).with_name("client.js")
 PATIENCE = 20
@@ -99,7 +99,8 @@ class Clients:
                 self.rejections.append(event)
 
     def close(self) -> None:
-        assert self._process.stdin and self._process.stdout
+        assert self._process.stdin
+        assert self._process.stdout
         self._process.stdin.close()
         self._process.wait(10)
         self._reader.join(10)
@@ -582,6 +583,65 @@ def test_a_new_device_hears_from_its_phone_and_gets_messages(
     wait_until(
         lambda: sent in [m["id"] for m in simulator.journal()["messages"]], "sent"
     )
+    phone.send_text("third", sender="79001234568")
+    client.wait("message", text="third")
+
+
+def test_a_code_dies_with_its_connection(simulator: Simulator, client: Client) -> None:
+    simulator.fault("drop-after-hello-ack", phone=PHONE, ms=100)
+    client.connect().wait("qr")
+
+    code = client.code(PHONE)
+
+    client.wait("close", status=428)
+    assert simulator.phone(PHONE).enter_code(code)["error"] == "no pending code"
+
+
+def test_connections_can_be_told_apart(simulator: Simulator, clients: Clients) -> None:
+    jid = link(simulator, clients.new())
+    waiting = clients.new()
+    waiting.connect().wait("qr")
+
+    stages = {item["stage"]: item for item in simulator.connections()}
+    assert stages["open"]["jid"] == jid
+    assert simulator.drop(stage="registration") == 1
+
+    waiting.wait("close", status=428)
+    assert simulator.phone(PHONE).devices()[0]["connected"]
+
+
+def test_the_control_port_refuses_what_it_does_not_understand(
+    simulator: Simulator,
+) -> None:
+    assert simulator.request("GET", "/healthz") == {"ok": True}
+    for method, path, body in [
+        ("POST", "/faults", {"kind": "earthquake"}),
+        ("POST", "/connections/drop", {}),
+        ("POST", "/phones", {"phone": "nobody"}),
+        ("POST", f"/phones/{PHONE}/scan", {}),
+        ("POST", f"/phones/{PHONE}/adopt-device", {"jid": "1:2@s.whatsapp.net"}),
+        ("GET", "/phones/79009999999", None),
+        ("GET", "/nowhere", None),
+        ("PUT", "/journal", None),
+    ]:
+        with pytest.raises(SimulatorError, match=path):
+            simulator.request(method, path, body)
+
+
+def test_a_fault_counts_its_uses_and_goes(simulator: Simulator) -> None:
+    with simulator.fault("hello", phone=f"+{PHONE}", answer=429) as fault:
+        [listed] = simulator.request("GET", "/faults")["faults"]
+        assert (listed["id"], listed["phone"], listed["used"]) == (fault.id, PHONE, 0)
+
+    assert simulator.request("GET", "/faults")["faults"] == []
+
+
+def test_the_process_ends_with_its_stdin() -> None:
+    simulator = Simulator.start()
+    simulator.stop()
+
+    with pytest.raises(ConnectionRefusedError):
+        simulator.journal()
 
 
 def test_fifty_clients_in_one_go(simulator: Simulator, clients: Clients) -> None:
@@ -593,7 +653,8 @@ def test_fifty_clients_in_one_go(simulator: Simulator, clients: Clients) -> None
             client.wait("qr")["qr"], timeout_ms=60_000
         )
         assert linked["ok"], linked
-        return client.wait("open")["me"]["id"]
+        jid: str = client.wait("open")["me"]["id"]
+        return jid
 
     with ThreadPoolExecutor(4) as pool:
         jids = list(pool.map(run, started, numbers))
