@@ -39,7 +39,8 @@ logger = logging.getLogger(__name__)
 ANSWER_MARGIN = 1.0
 CONFIGURE_TIMEOUT = 30.0
 UNLINK_TIMEOUT = 2.0
-WEB_VERSION_PARTS = 3
+# How many ended sockets are remembered, for who asks one of them for a code.
+REMEMBERED = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +152,7 @@ class Engine:
         self._logins = Slots(limits.logins, limits.slot_hold)
         self._sessions: dict[str, _Session] = {}
         self._generations: dict[int, _Session] = {}
+        self._endings: dict[int, Closed] = {}
         self._child: Child | None = None
         self._tasks: asyncio.TaskGroup | None = None
         self._supervisor: asyncio.Task[None] | None = None
@@ -351,7 +353,7 @@ class Engine:
             raise CodeRefused(kind.BAD_REQUEST, "a phone is bare digits")
         session = self._generations.get(ref.generation)
         if session is None or session.muted:
-            raise CodeRefused(kind.CLOSED, "the session is not open")
+            raise self._refused_by_end(ref)
         deadline = asyncio.get_running_loop().time() + self._limits.code_timeout
         turn = self._codes.turn()
         try:
@@ -359,6 +361,10 @@ class Engine:
                 await session.opened.wait()
                 await turn.wait()
             return await self._ask_for_code(ref, phone, deadline)
+        except CodeRefused as refused:
+            if refused.kind is kind.CLOSED and refused.reason is None:
+                raise self._refused_by_end(ref) from refused
+            raise
         except TimeoutError:
             raise CodeRefused(kind.SILENCE, "no answer in time") from None
         except EngineGone as error:
@@ -378,6 +384,19 @@ class Engine:
             timeout_ms=left * 1000,
         )
         return code
+
+    def _refused_by_end(self, ref: SessionRef) -> CodeRefused:
+        """Why a socket that is no more gives no code."""
+        kind = CodeRefused.Kind
+        ended = self._endings.get(ref.generation)
+        if ended is None:
+            return CodeRefused(kind.CLOSED, "the session is not open")
+        unreachable = ended.reason.is_unreachable
+        return CodeRefused(
+            kind.UNREACHABLE if unreachable else kind.CLOSED,
+            ended.text,
+            reason=ended.reason,
+        )
 
     async def close(self, ref: SessionRef, *, unlink: bool = False) -> None:
         """End a socket; nothing is heard of it or written by it once this returns.
@@ -424,7 +443,7 @@ class Engine:
         if session.muted:
             return
         session.muted = True
-        self._emit(
+        self._on_closed(
             Closed(
                 session.ref,
                 DisconnectReason.SILENCE,
@@ -435,6 +454,12 @@ class Engine:
                 linked=session.linked,
             )
         )
+
+    def _on_closed(self, event: Closed) -> None:
+        self._endings[event.ref.generation] = event
+        while len(self._endings) > REMEMBERED:
+            del self._endings[next(iter(self._endings))]
+        self._emit(event)
 
     async def stats(self) -> Stats:
         """What Node.js and the queues are doing.
@@ -475,9 +500,11 @@ class Engine:
         event = protocol.session_event(session.ref, message)
         if isinstance(event, Qr | Opened):
             session.settle()
-        elif isinstance(event, Closed):
+        if isinstance(event, Closed):
             self._forget(session)
-        self._emit(event)
+            self._on_closed(event)
+        else:
+            self._emit(event)
 
     def _on_alive(self, seen: dict[str, float]) -> None:
         sessions = {
