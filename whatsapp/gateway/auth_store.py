@@ -83,7 +83,7 @@ class DatabaseAuthStore:
     async def load(self, session_id: str) -> str | None:
         """Return a salon's creds as JSON text, or None if it has none."""
         row = await self._run(_LOAD, (session_id,))
-        return row[0] if row else None
+        return str(row[0]) if row else None
 
     async def get_keys(self, ref: SessionRef, key_type: str, key_ids: list[str]) -> str:
         """Return ``{id: value}`` as JSON text; ids without a row are left out.

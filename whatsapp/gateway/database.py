@@ -70,14 +70,8 @@ def conninfo() -> str:
     database = connections["default"]
     database.ensure_connection()
     params = database.get_connection_params()
-    known = {
-        name: value
-        for name, value in params.items()
-        if isinstance(value, str | int)
-        and name not in ("client_encoding",)
-        and not isinstance(value, bool)
-        and name != "prepare_threshold"
-    }
+    names = ("host", "port", "user", "password", "dbname", "sslmode", "sslrootcert")
+    known: dict[str, Any] = {name: params[name] for name in names if name in params}
     database.close()
     return make_conninfo(
         **known, keepalives_idle=2, keepalives_interval=1, keepalives_count=3

@@ -88,13 +88,13 @@ def judge(
 def reconnect_delay(failures: int) -> float:
     """Return the seconds before the ``failures``-th try; jitter is the caller's."""
     return min(
-        RECONNECT_FIRST_SECONDS * 2 ** min(failures - 1, 10), RECONNECT_MAX_SECONDS
+        RECONNECT_FIRST_SECONDS * 2.0 ** min(failures - 1, 10), RECONNECT_MAX_SECONDS
     )
 
 
 def retry_delay(failures: int) -> float:
     """Return the seconds before another socket for a link that somebody waits for."""
-    return 0.25 * 4 ** (failures - 1)
+    return 0.25 * 4.0 ** (failures - 1)
 
 
 RefusalKind = CodeRefused.Kind

@@ -243,46 +243,42 @@ class SalonRunner:
     async def _handle_socket(self, message: SocketMessage, ref: SessionRef) -> None:
         """Handle a word about the present socket; words about others are not heard."""
         match message:
-            case Code(code=code):
-                await self._on_code(ref, code)
-            case Refused(error=error):
-                await self._on_refused(ref, error)
-            case Qr(qr=qr, lifetime_s=lifetime):
-                if self._mode is Mode.LINK and self.attempt_id is not None:
-                    await self._call(
-                        pairing.record_qr, self.attempt_id, ref.epoch, qr, lifetime
-                    )
-            case CodeEntered():
-                if self.attempt_id is not None:
-                    await self._call(pairing.record_entered, self.attempt_id, ref.epoch)
-            case PasskeyRequired():
-                await self._fail_attempt(ErrorCode.PASSKEY_REQUIRED, ref.epoch)
-                self.post(Look())
             case Paired():
                 await self._on_paired(ref, message)
             case Opened(jid=jid):
                 await self._on_opened(ref, jid)
-            case CodeExpired():
-                await self._call(
-                    pairing.fail,
-                    self.attempt_id,
-                    ref.epoch,
-                    ErrorCode.CODE_EXPIRED,
-                    Stage.EXPIRED,
-                )
-                self.post(Look())
-            case CodeRejected():
-                logger.info("%s: a code was entered and refused", ref.session_id)
             case Closed(reason=reason) | Gone(reason=reason):
                 await self._on_closed(ref, reason)
+            case Refused(error=error):
+                await self._on_refused(ref, error)
             case Pulse(silent=silent):
-                self.is_silent = silent
-                status = Status.DEGRADED if silent else Status.OPEN
-                await self._call(sessions.record, ref.epoch, status)
+                await self._on_pulse(ref, silent=silent)
             case FinishOverdue():
-                if not self.is_open:
-                    await self._close_socket()
-                    self.post(Look(hurry=True))
+                await self._on_finish_overdue()
+            case _ if self.attempt_id is not None:
+                await self._handle_progress(message, ref, self.attempt_id)
+
+    async def _handle_progress(
+        self, message: SocketMessage, ref: SessionRef, attempt_id: int
+    ) -> None:
+        """Record how far the attempt of the present socket has come."""
+        match message:
+            case Qr(qr=qr, lifetime_s=lifetime):
+                await self._call(pairing.record_qr, attempt_id, ref.epoch, qr, lifetime)
+            case Code(code=code):
+                if not await self._call(
+                    pairing.record_code, attempt_id, ref.epoch, code
+                ):
+                    self.post(Look())
+            case CodeEntered():
+                await self._call(pairing.record_entered, attempt_id, ref.epoch)
+            case CodeRejected():
+                logger.info("%s: a code was entered and refused", ref.session_id)
+            case CodeExpired():
+                await self._expire_attempt(attempt_id, ref.epoch)
+            case PasskeyRequired():
+                await self._fail_attempt(ErrorCode.PASSKEY_REQUIRED, ref.epoch)
+                self.post(Look())
 
     # --- deciding ---------------------------------------------------------------------
 
@@ -343,15 +339,7 @@ class SalonRunner:
         else:
             # A code lives and dies with its socket, and that was another one.
             await self._close_socket()
-            await self._host.services(
-                pairing.fail,
-                work.salon,
-                attempt.id,
-                None,
-                ErrorCode.CODE_EXPIRED,
-                Stage.EXPIRED,
-            )
-            self.post(Look())
+            await self._expire_attempt(attempt.id, None)
 
     # --- sockets ----------------------------------------------------------------------
 
@@ -399,7 +387,7 @@ class SalonRunner:
                 return
             await self._host.engine.open(ref, creds, first=first)
         except UnreadableCreds:
-            logger.error("%s: the stored creds are no creds", ref.session_id)
+            logger.exception("%s: the stored creds are no creds", ref.session_id)
             self.post(Gone(ref, DisconnectReason.MULTIDEVICE_MISMATCH))
         except (EngineError, TimeoutError, psycopg.Error):
             self.post(Gone(ref, DisconnectReason.ENGINE_GONE))
@@ -442,13 +430,6 @@ class SalonRunner:
         await self._host.engine.close(ref, unlink=unlink)
 
     # --- what the engine says ---------------------------------------------------------
-
-    async def _on_code(self, ref: SessionRef, code: str) -> None:
-        if self.attempt_id is None:
-            return
-        shown = await self._call(pairing.record_code, self.attempt_id, ref.epoch, code)
-        if not shown:
-            self.post(Look())
 
     async def _on_refused(self, ref: SessionRef, refused: CodeRefused) -> None:
         await self._close_socket()
@@ -499,6 +480,16 @@ class SalonRunner:
         else:
             self.post(Look())
 
+    async def _on_pulse(self, ref: SessionRef, *, silent: bool) -> None:
+        self.is_silent = silent
+        status = Status.DEGRADED if silent else Status.OPEN
+        await self._call(sessions.record, ref.epoch, status)
+
+    async def _on_finish_overdue(self) -> None:
+        if not self.is_open:
+            await self._close_socket()
+            self.post(Look(hurry=True))
+
     async def _on_closed(self, ref: SessionRef, reason: DisconnectReason) -> None:
         was_open = self.is_open
         await self._close_socket()
@@ -527,15 +518,7 @@ class SalonRunner:
                 ref, CodeRefused(CodeRefused.Kind.CLOSED, reason=reason)
             )
             return
-        await self._host.services(
-            pairing.fail,
-            self._known_salon,
-            attempt.id,
-            ref.epoch,
-            ErrorCode.CODE_EXPIRED,
-            Stage.EXPIRED,
-        )
-        self.post(Look())
+        await self._expire_attempt(attempt.id, ref.epoch)
 
     async def _on_session_closed(
         self, ref: SessionRef, reason: DisconnectReason
@@ -609,6 +592,12 @@ class SalonRunner:
     async def _fail_attempt(self, error: ErrorCode, epoch: int | None = None) -> None:
         if self.attempt_id is not None:
             await self._call(pairing.fail, self.attempt_id, epoch, error)
+
+    async def _expire_attempt(self, attempt_id: int, epoch: int | None) -> None:
+        await self._call(
+            pairing.fail, attempt_id, epoch, ErrorCode.CODE_EXPIRED, Stage.EXPIRED
+        )
+        self.post(Look())
 
     def _back_off(self) -> None:
         self._failures += 1
