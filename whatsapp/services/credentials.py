@@ -240,12 +240,13 @@ def _read(entry: ArchivedCredentials) -> str | None:
     payload = bytes(entry.payload)
     if entry.encrypted:
         cipher = _cipher()
+        if cipher is None:
+            logger.error("Archived creds are encrypted and no key is configured.")
+            return None
         try:
-            if cipher is None:
-                raise InvalidToken
             payload = cipher.decrypt(payload)
         except InvalidToken:
-            logger.exception("Archived creds cannot be read: is their key configured?")
+            logger.exception("Archived creds are encrypted with another key.")
             return None
     return zlib.decompress(payload).decode()
 

@@ -165,7 +165,7 @@ def _open_attempt(salon: Salon, session: WhatsAppSession) -> PairingAttempt | No
         .extra(select={"overdue": "deadline < now()"})
         .first()
     )
-    if attempt is not None and attempt.overdue:  # type: ignore[attr-defined]
+    if attempt is not None and attempt.overdue:
         _finish(session, attempt, *_overdue_outcome(attempt))
         return None
     return attempt

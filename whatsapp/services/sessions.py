@@ -299,7 +299,8 @@ def views(owner: str) -> list[tuple[int, int, bool, int | None]]:
             " WHERE s.owner = %s",
             [owner],
         )
-        return cursor.fetchall()
+        rows: list[tuple[int, int, bool, int | None]] = cursor.fetchall()
+    return rows
 
 
 def take_over(salon_pks: list[int], owner: str) -> None:
