@@ -1,5 +1,9 @@
 """Where the WebSockets live."""
 
-from django.urls import URLPattern
+from django.urls import URLPattern, path
 
-websocket_urlpatterns: list[URLPattern] = []
+from whatsapp.consumers import MarketplaceConsumer
+
+websocket_urlpatterns: list[URLPattern] = [
+    path("ws/marketplace/", MarketplaceConsumer.as_asgi()),  # type: ignore[arg-type]
+]
