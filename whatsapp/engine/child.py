@@ -10,7 +10,7 @@ import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from whatsapp.engine import protocol
 from whatsapp.engine.errors import EngineError, EngineGone
@@ -44,11 +44,12 @@ class Child:
         self._next_id = 1
         self._gone = False
         self._last_words = ""
-        assert process.stdout
-        assert process.stderr
+        # Both are pipes: see spawn().
+        stdout = cast("asyncio.StreamReader", process.stdout)
+        stderr = cast("asyncio.StreamReader", process.stderr)
         self._logs = (
-            asyncio.create_task(self._log_stdout(process.stdout)),
-            asyncio.create_task(self._log_stderr(process.stderr)),
+            asyncio.create_task(self._log_stdout(stdout)),
+            asyncio.create_task(self._log_stderr(stderr)),
         )
 
     @classmethod
@@ -93,7 +94,7 @@ class Child:
                 try:
                     message = protocol.decode(line)
                 except ValueError:
-                    logger.error("Node.js sent a line that is no message")
+                    logger.warning("Node.js sent a line that is no message")
                     continue
                 if "re" in message:
                     self._on_answer(message)
@@ -108,7 +109,7 @@ class Child:
         if not self._gone:
             self._writer.write(protocol.encode(message))
 
-    async def request(self, cmd: str, *, timeout: float, **fields: object) -> Any:
+    async def request(self, cmd: str, *, within: float, **fields: object) -> Any:
         """Ask for one thing and wait for the answer.
 
         Raises:
@@ -125,7 +126,7 @@ class Child:
         self._asked[request_id] = answer
         try:
             self.send({"id": request_id, "cmd": cmd, **fields})
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(within):
                 return await answer
         finally:
             del self._asked[request_id]

@@ -187,13 +187,13 @@ class Engine:
             await self._cancel_supervisor()
             raise
 
-    async def stop(self, timeout: float = 1.5) -> None:
+    async def stop(self, timeout: float = 1.5) -> None:  # noqa: ASYNC109
         """End every socket, let its last writes out, and end Node.js."""
         for session in self._generations.values():
             session.muted = True
         if child := self._child:
             with contextlib.suppress(EngineError, TimeoutError):
-                await child.request("shutdown", timeout=timeout)
+                await child.request("shutdown", within=timeout)
         await self._cancel_supervisor()
 
     async def _cancel_supervisor(self) -> None:
@@ -258,7 +258,7 @@ class Engine:
             "pooledCreds": limits.pooled_creds,
         }
         answer = await child.request(
-            "configure", timeout=CONFIGURE_TIMEOUT, settings=settings
+            "configure", within=CONFIGURE_TIMEOUT, settings=settings
         )
         self._versions = Versions(baileys=answer["baileys"], node=answer["node"])
         self._child = child
@@ -327,7 +327,7 @@ class Engine:
         try:
             answer = await child.request(
                 "open",
-                timeout=limits.close_timeout,
+                within=limits.close_timeout,
                 g=ref.generation,
                 label=f"{ref.session_id}#{ref.generation}",
                 creds=creds,
@@ -378,7 +378,7 @@ class Engine:
         left = deadline - asyncio.get_running_loop().time()
         code: str = await self._require_child().request(
             "request_code",
-            timeout=left + ANSWER_MARGIN,
+            within=left + ANSWER_MARGIN,
             g=ref.generation,
             phone=phone,
             timeout_ms=left * 1000,
@@ -417,12 +417,12 @@ class Engine:
         patience = self._limits.close_timeout + unlink * UNLINK_TIMEOUT
         try:
             await child.request(
-                "close", timeout=patience, g=session.ref.generation, unlink=unlink
+                "close", within=patience, g=session.ref.generation, unlink=unlink
             )
         except EngineGone:
             pass
         except TimeoutError:
-            logger.error("Node.js does not close a socket, so it is ended")
+            logger.exception("Node.js does not close a socket, so it is ended")
             child.kill()
         self._forget(session)
 
@@ -468,7 +468,7 @@ class Engine:
             EngineGone: Node.js is not running.
         """
         answer = await self._require_child().request(
-            "stats", timeout=self._limits.close_timeout
+            "stats", within=self._limits.close_timeout
         )
         queues = (self._links, self._codes, self._first_logins, self._logins)
         waiting = sum(slots.waiting for slots in queues)
@@ -516,8 +516,8 @@ class Engine:
             self._emit(Alive(sessions))
 
     def _on_store_request(self, message: Message) -> None:
-        assert self._tasks
-        self._tasks.create_task(self._serve_store(message))
+        if self._tasks:
+            self._tasks.create_task(self._serve_store(message))
 
     async def _serve_store(self, message: Message) -> None:
         answer: Message = {"re": message["id"]}

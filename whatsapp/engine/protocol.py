@@ -220,29 +220,27 @@ def session_event(ref: SessionRef, message: Message) -> SessionEvent:
     Raises:
         KeyError: no such event, or a field is missing.
     """
-    match message["ev"]:
-        case "qr":
-            return Qr(ref, message["qr"], message["lifetime_s"], message["window_s"])
-        case "code_entered":
-            return CodeEntered(ref)
-        case "code_rejected":
-            return CodeRejected(ref)
-        case "code_expired":
-            return CodeExpired(ref, message["by"])
-        case "passkey":
-            return PasskeyRequired(ref)
-        case "paired":
-            fields = ("creds", "keys", "jid", "platform")
-            return Paired(ref, *(message[field] for field in fields))
-        case "opened":
-            return Opened(ref, message["jid"], message["lid"], message["name"])
-        case "closed":
-            return closed(ref, message["closed"])
-        case other:
-            raise KeyError(other)
+    if message["ev"] == "closed":
+        return closed(ref, message["closed"])
+    kind, *fields = _EVENTS[message["ev"]]
+    event: SessionEvent = kind(ref, *(message[field] for field in fields))
+    return event
+
+
+# Name on the pipe: class, and its fields after `ref`.
+_EVENTS: dict[str, tuple[Any, ...]] = {
+    "qr": (Qr, "qr", "lifetime_s", "window_s"),
+    "code_entered": (CodeEntered,),
+    "code_rejected": (CodeRejected,),
+    "code_expired": (CodeExpired, "by"),
+    "passkey": (PasskeyRequired,),
+    "paired": (Paired, "creds", "keys", "jid", "platform"),
+    "opened": (Opened, "jid", "lid", "name"),
+}
 
 
 def closed(ref: SessionRef, ending: Message) -> Closed:
+    """The event in an ending of node/ending.js."""
     return Closed(
         ref,
         reason_of(ending),
