@@ -1,17 +1,11 @@
 """How the gateway reaches PostgreSQL: services in threads, and its own connections."""
 
-import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
 from asgiref.sync import SyncToAsync
-from django.db import (
-    InterfaceError,
-    OperationalError,
-    close_old_connections,
-    connections,
-)
+from django.db import InterfaceError, OperationalError, connections
 from psycopg.conninfo import make_conninfo
 
 P = ParamSpec("P")
@@ -34,31 +28,24 @@ class Services:
     ) -> R:
         """Return ``service(*args, **kwargs)``; its exceptions rise here."""
         call: Any = SyncToAsync(
-            _with_usable_connection, thread_sensitive=False, executor=self._threads
+            _with_own_connection, thread_sensitive=False, executor=self._threads
         )
         result: R = await call(service, args, kwargs)
         return result
 
-    async def close(self) -> None:
-        """Close the threads' connections and end the threads."""
-        loop = asyncio.get_running_loop()
-        barrier = [
-            loop.run_in_executor(self._threads, connections.close_all)
-            for _ in range(THREADS)
-        ]
-        await asyncio.gather(*barrier)
+    def close(self) -> None:
+        """End the threads, each after the call that it is at."""
         self._threads.shutdown(wait=False)
 
 
-def _with_usable_connection(
+def _with_own_connection(
     service: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> R:
-    close_old_connections()
     try:
         return service(*args, **kwargs)
-    except DATABASE_ERRORS:
-        connections.close_all()  # the next call of this thread starts afresh
-        raise
+    finally:
+        # Back to the pool, which pages share: an idle thread must not keep one.
+        connections.close_all()
 
 
 def conninfo() -> str:

@@ -116,7 +116,7 @@ class SessionManager:
             await self.engine.stop()
             await self._ownership.close()
             await self.store.close()
-            await self.services.close()
+            self.services.close()
 
     async def _reach_database(self) -> str:
         while True:
