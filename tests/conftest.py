@@ -40,3 +40,18 @@ def _close_thread_connections() -> Iterator[None]:
     """
     yield
     SyncToAsync.single_thread_executor.submit(connections.close_all).result()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let ``make matrix`` ask for all cells of tests/test_matrix.py."""
+    parser.addoption(
+        "--whole-matrix",
+        action="store_true",
+        help="run every stored state against every fault",
+    )
+
+
+@pytest.fixture(scope="session")
+def whole_matrix(request: pytest.FixtureRequest) -> bool:
+    """Whether all cells of the scenario matrix are wanted."""
+    return bool(request.config.getoption("--whole-matrix"))

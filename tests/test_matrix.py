@@ -1,0 +1,492 @@
+"""Every stored state × every way to ask × every fault, from outside.
+
+Each cell is a salon with phones of its own; the cells of one fault run side by side.
+A cell ends, within its clock, connected or with a true error and a next action that
+then works. At the end the simulator's journal must not show two live sockets of one
+device, nor a login with creds that were never linked.
+
+``make matrix`` runs all cells and prints the table; ``make test`` a part of them.
+"""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.scenarios import Data, LinkedTemplate, Page, SalonUnderTest, World
+from tests.simulator import Simulator
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+
+STATES = [
+    "absent",
+    "half-paired, same phone",
+    "half-paired, other phone",
+    "linked, same phone, open",
+    "linked, same phone, removed",
+    "linked, other phone, open",
+    "linked, other phone, removed",
+]
+ASKS = ["code", "qr"]
+HELLO_ERRORS = {
+    400: "PAIRING_CODE_FAILED",
+    404: "PHONE_NOT_ON_WHATSAPP",
+    429: "RATE_LIMITED",
+}
+ANSWERS = ("pairing-code", "pairing-code-error", "qr-update", "whatsapp-connected", "error")
+
+
+class Group:
+    """The cells of one fault: where they wait for each other."""
+
+    def __init__(self, world: World, template: LinkedTemplate, size: int) -> None:
+        self.world = world
+        self.template = template
+        self._ready = asyncio.Barrier(size)
+
+    async def together(self, action: Callable[[], object]) -> None:
+        """Wait for all cells, run ``action`` once, and go on together."""
+        if await self._ready.wait() == 0:
+            await asyncio.to_thread(action)
+        await self._ready.wait()
+
+
+class Cell:
+    """One salon on its way."""
+
+    def __init__(self, group: Group, state: str, ask: str) -> None:
+        self.group = group
+        self.world = group.world
+        self.simulator = group.world.simulator
+        self.state = state
+        self.ask = ask
+        self.is_open = state.endswith("open")
+        self.salon: SalonUnderTest
+        self.page: Page
+        self.mark = 0
+
+    async def prepare(self) -> None:
+        """Store the state, open the page, and wait until it is as it should be."""
+        await asyncio.to_thread(self._store)
+        self.page = await self.salon.page().open()
+        if self.is_open:
+            await self.page.status("open")
+        self.mark = self.page.mark
+
+    def _store(self) -> None:
+        removed = self.state.endswith("removed")
+        # A stopped session is not resumed by the page, so it does not learn too early
+        # that its device was removed.
+        self.salon = self.world.salon(stopped=removed)
+        other = "other phone" in self.state
+        number = self.salon.other_number if other else self.salon.number
+        if self.state.startswith("half-paired"):
+            self.salon.store_half_paired(number)
+        elif self.state.startswith("linked"):
+            self.group.template.store(self.salon, number)
+            if removed:
+                self.simulator.phone(number).remove_device()
+
+    @property
+    def is_linked_to_asked(self) -> bool:
+        """Whether the ask has nothing to do: connected is what it is already."""
+        return self.is_open and (self.ask == "qr" or "same" in self.state)
+
+    async def request(self, ask: str | None = None, number: str | None = None) -> None:
+        """Ask, as the page does."""
+        self.mark = self.page.mark
+        if (ask or self.ask) == "code":
+            await self.page.send(
+                "request-pairing-code", phoneNumber=f"+{number or self.salon.number}"
+            )
+        else:
+            await self.page.send("request-qr")
+
+    async def answer(self, *, retry_qr: bool = False) -> tuple[str, Data]:
+        """Return what came of the last request: a code, a QR, connected or an error."""
+
+        def decides(name: str, data: Data) -> bool:
+            if name == "qr-update":
+                return self.ask == "qr" or retry_qr
+            return name in ANSWERS
+
+        return await self.page.wait(decides, self.mark, f"{self.state}/{self.ask}: answer")
+
+    async def enter(self, name: str, data: Data) -> None:
+        """Play the phone: enter the code, or scan the QR, and wait for "connected"."""
+        if name == "pairing-code":
+            result = await asyncio.to_thread(self.salon.phone.enter_code, data["code"])
+        else:
+            result = await asyncio.to_thread(self.salon.phone.scan, data["qr"])
+        assert result["ok"], (result, self.page.summary())
+
+    async def finish(self) -> str:
+        """From the answer to "connected", as a person would; or the error's code."""
+        name, data = await self.answer()
+        if name == "whatsapp-connected":
+            return "connected"
+        if name in ("pairing-code", "qr-update"):
+            await self.enter(name, data)
+            await self.page.event("whatsapp-connected", since=self.mark)
+            return "connected"
+        return str(data["code"])
+
+    async def succeed(self) -> None:
+        """Ask once more; it must work now."""
+        await self.request()
+        outcome = await self.finish()
+        assert outcome in ("connected", "ALREADY_CONNECTED"), (
+            self.state,
+            self.ask,
+            outcome,
+            self.page.summary(self.mark),
+        )
+
+    async def shown(self) -> tuple[str, Data]:
+        """Ask, and return the code or QR; None if the salon is connected already."""
+        await self.request()
+        return await self.answer()
+
+    async def check_end(self) -> None:
+        """The status is the truth, and the tables hold what it says."""
+        await self.page.send("get-status")
+        mark = self.page.mark
+        await self.page.status("open", since=max(0, mark - 1))
+        creds = await asyncio.to_thread(self.salon.creds)
+        assert creds is not None
+        assert creds["account"]
+        assert ":" in creds["me"]["id"]
+
+
+# --- faults --------------------------------------------------------------------------
+
+Play = Callable[[Cell], Awaitable[str]]
+
+
+async def none(cell: Cell) -> str:
+    """Nothing goes wrong."""
+    await cell.request()
+    outcome = await cell.finish()
+    expected = "connected"
+    if cell.is_linked_to_asked and cell.ask == "code":
+        expected = "ALREADY_CONNECTED"
+    assert outcome == expected, (outcome, cell.page.summary())
+    return outcome
+
+
+def hello(answer: int) -> Play:
+    """WhatsApp refuses the code."""
+
+    async def play(cell: Cell) -> str:
+        fault = await asyncio.to_thread(
+            cell.simulator.fault, "hello", phone=cell.salon.number, answer=answer
+        )
+        await cell.request()
+        outcome = await cell.finish()
+        await asyncio.to_thread(fault.remove)
+        if outcome not in ("connected", "ALREADY_CONNECTED"):
+            assert cell.ask == "code"
+            assert outcome == HELLO_ERRORS[answer], (outcome, cell.page.summary())
+            await (_use_the_qr(cell) if answer == 429 else cell.succeed())
+        return outcome
+
+    return play
+
+
+async def _use_the_qr(cell: Cell) -> None:
+    """After 429 the phone must rest; the other way still works."""
+    _, data = cell.page.said[-1] if cell.page.said[-1][0] == "pairing-code-error" else (
+        await cell.page.event("pairing-code-error", since=cell.mark)
+    )
+    assert data["retryAfter"] > 0
+    if cell.state.endswith("open"):
+        return  # the old phone is connected again, untouched
+    await cell.request("qr")
+    name, data = await cell.answer(retry_qr=True)
+    assert name == "qr-update", cell.page.summary(cell.mark)
+    await cell.enter(name, data)
+    await cell.page.event("whatsapp-connected", since=cell.mark)
+
+
+def everywhere(kind: str, *errors: str, **params: Any) -> Play:
+    """A fault of WhatsApp or of the network for all, while they ask."""
+
+    async def play(cell: Cell) -> str:
+        faults: list[Any] = []
+        await cell.group.together(
+            lambda: faults.append(cell.simulator.fault(kind, **params))
+        )
+        await cell.request()
+        outcome = await cell.finish()
+        await cell.group.together(cell.simulator.clear_faults)
+        if outcome not in ("connected", "ALREADY_CONNECTED"):
+            assert outcome in errors, (cell.state, cell.ask, outcome, cell.page.summary())
+            await cell.succeed()
+        else:
+            assert cell.is_linked_to_asked
+        return outcome
+
+    return play
+
+
+async def dropped_before_answer(cell: Cell) -> str:
+    """The connection drops while WhatsApp thinks about the code."""
+    fault = await asyncio.to_thread(
+        cell.simulator.fault, "hello", phone=cell.salon.number, answer="drop", times=1
+    )
+    await cell.request()
+    outcome = await cell.finish()
+    await asyncio.to_thread(fault.remove)
+    assert outcome in ("connected", "ALREADY_CONNECTED"), cell.page.summary()
+    return outcome
+
+
+def while_shown(action: Callable[[Cell], object], *, loses_code: bool = True) -> Play:
+    """Something ends while the code or QR is on the screen."""
+
+    async def play(cell: Cell) -> str:
+        name, data = await cell.shown()
+        cell.mark = cell.page.mark
+        await cell.group.together(lambda: action(cell))
+        if name in ("whatsapp-connected", "pairing-code-error"):
+            return "connected" if name == "whatsapp-connected" else data["code"]
+        if name == "pairing-code" and loses_code:
+            _, data = await cell.page.event("pairing-code-error", since=cell.mark)
+            assert data["code"] == "CODE_EXPIRED", data
+            await cell.succeed()
+            return "CODE_EXPIRED"
+        name, data = await cell.page.event("qr-update", since=cell.mark)
+        await cell.enter(name, data)
+        await cell.page.event("whatsapp-connected", since=cell.mark)
+        return "connected"
+
+    return play
+
+
+async def browser_leaves(cell: Cell) -> str:
+    """The person switches to the WhatsApp app and comes back."""
+    name, data = await cell.shown()
+    if name in ("whatsapp-connected", "pairing-code-error"):
+        return data.get("code") or "connected"
+    await cell.page.close()
+    back = await cell.salon.page().open()
+    cell.page, cell.mark = back, 0
+    again, replayed = await back.event(name)
+    assert replayed.get("code") == data.get("code")
+    await cell.enter(again, replayed)
+    await back.event("whatsapp-connected")
+    return "connected"
+
+
+async def browser_away_while_linked(cell: Cell) -> str:
+    """The page is gone when the code is entered, and learns of it on its return."""
+    name, data = await cell.shown()
+    if name in ("whatsapp-connected", "pairing-code-error"):
+        return data.get("code") or "connected"
+    await cell.page.close()
+    await cell.enter(name, data)
+    cell.page, cell.mark = await cell.salon.page().open(), 0
+    await cell.page.event("whatsapp-connected")
+    return "connected"
+
+
+async def second_tab(cell: Cell) -> str:
+    """Two pages of a salon see the same."""
+    async with cell.salon.page() as other:
+        await other.event("status")
+        name, data = await cell.shown()
+        if name in ("whatsapp-connected", "pairing-code-error"):
+            return data.get("code") or "connected"
+        _, seen = await other.wait(
+            lambda event, said: event == name
+            and (said.get("code"), said.get("qr")) == (data.get("code"), data.get("qr"))
+        )
+        await cell.enter(name, seen)
+        await cell.page.event("whatsapp-connected", since=cell.mark)
+        await other.event("whatsapp-connected")
+    return "connected"
+
+
+async def same_again(cell: Cell) -> str:
+    """The same request once more gives the same code, not a new one."""
+    name, data = await cell.shown()
+    if name in ("whatsapp-connected", "pairing-code-error"):
+        return data.get("code") or "connected"
+    again, repeated = await cell.shown()
+    assert again == name
+    assert repeated.get("code") == data.get("code")
+    assert repeated.get("qr") == data.get("qr")
+    await cell.enter(again, repeated)
+    await cell.page.event("whatsapp-connected", since=cell.mark)
+    return "connected"
+
+
+async def other_phone_asked(cell: Cell) -> str:
+    """A second request for another phone replaces the first."""
+    number = f"7902{cell.salon.number[4:]}"
+    name, first = await cell.shown()
+    if name in ("whatsapp-connected", "pairing-code-error"):
+        return first.get("code") or "connected"
+    await cell.request("code", number)
+    _, second = await cell.page.wait(
+        lambda event, said: event == "pairing-code" and said["phoneNumber"] == number,
+        cell.mark,
+    )
+    phone = await asyncio.to_thread(cell.simulator.phone, number)
+    if name == "pairing-code":
+        stale = await asyncio.to_thread(cell.salon.phone.enter_code, first["code"])
+        assert not stale["ok"]
+    assert (await asyncio.to_thread(phone.enter_code, second["code"]))["ok"]
+    await cell.page.event("whatsapp-connected", since=cell.mark)
+    return "connected"
+
+
+async def switch(cell: Cell) -> str:
+    """From code to QR, or back, in one step."""
+    name, data = await cell.shown()
+    if name in ("whatsapp-connected", "pairing-code-error"):
+        return data.get("code") or "connected"
+    wanted = "qr-update" if name == "pairing-code" else "pairing-code"
+    await cell.request("qr" if name == "pairing-code" else "code")
+    name, data = await cell.page.event(wanted, since=cell.mark)
+    await cell.enter(name, data)
+    await cell.page.event("whatsapp-connected", since=cell.mark)
+    return "connected"
+
+
+async def reset_in_the_middle(cell: Cell) -> str:
+    """Everything is forgotten while the code is shown; the next try works."""
+    await cell.shown()
+    cell.mark = cell.page.mark
+    await cell.page.send("reset-whatsapp-credentials")
+    _, data = await cell.page.event("credentials-reset", since=cell.mark)
+    assert data["success"]
+    assert await asyncio.to_thread(cell.salon.creds) is None
+    await cell.succeed()
+    return "connected"
+
+
+def drop_registrations(cell: Cell) -> None:
+    """Cut every connection on which a link is being tried."""
+    cell.simulator.drop(stage="registration")
+
+
+FAULTS: dict[str, Play] = {
+    "none": none,
+    "400": hello(400),
+    "404": hello(404),
+    "429": hello(429),
+    "silence": everywhere("no-pair-device", "PAIRING_TIMEOUT"),
+    "refused connection": everywhere(
+        "refuse", "WHATSAPP_UNREACHABLE", "PAIRING_TIMEOUT"
+    ),
+    "dropped before the answer": dropped_before_answer,
+    "dropped while shown": while_shown(drop_registrations),
+    "405": everywhere("failure", "ENGINE_OUTDATED", reason=405, on="any"),
+    "503": everywhere("failure", "WHATSAPP_UNREACHABLE", reason=503, on="any"),
+    "browser leaves and returns": browser_leaves,
+    "browser away while linked": browser_away_while_linked,
+    "second tab": second_tab,
+    "second request, same phone": same_again,
+    "second request, other phone": other_phone_asked,
+    "code ↔ QR": switch,
+    "reset in the middle": reset_in_the_middle,
+    "Node killed": while_shown(lambda cell: cell.world.kill_node()),
+    "database restarted": while_shown(lambda cell: cell.world.restart_database()),
+}
+QUICK_STATES = ["absent", "half-paired, other phone", "linked, other phone, open"]
+
+
+@pytest.fixture(scope="module")
+def world(
+    tmp_path_factory: pytest.TempPathFactory, simulator: Simulator
+) -> Iterator[World]:
+    """Return one service for all cells."""
+    with World(tmp_path_factory.mktemp("matrix"), simulator) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def simulator() -> Iterator[Simulator]:
+    """Return a WhatsApp for all cells."""
+    with Simulator.start() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def template(world: World) -> LinkedTemplate:
+    """Return a device to make linked salons from."""
+    return asyncio.run(LinkedTemplate.make(world))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def table(request: pytest.FixtureRequest) -> Iterator[dict[tuple[str, str, str], str]]:
+    """Collect the outcome of every cell, and print the table at the end."""
+    outcomes: dict[tuple[str, str, str], str] = {}
+    yield outcomes
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        print_table(outcomes)
+
+
+def print_table(outcomes: dict[tuple[str, str, str], str]) -> None:
+    """Print a row per fault and a column per stored state and ask."""
+    write = sys.stdout.write
+    write("\n\nfault × (stored state / ask)\n")
+    for fault in dict.fromkeys(key[0] for key in outcomes):
+        write(f"\n{fault}\n")
+        for (name, state, ask), outcome in outcomes.items():
+            if name == fault:
+                write(f"  {state + ' / ' + ask:40} {outcome}\n")
+
+
+@pytest.mark.parametrize("fault", list(FAULTS))
+async def test_every_cell_ends_connected_or_with_an_error_and_an_action_that_works(
+    fault: str,
+    world: World,
+    template: LinkedTemplate,
+    table: dict[tuple[str, str, str], str],
+    whole_matrix: bool,
+) -> None:
+    await run_cells(world, template, fault, FAULTS[fault], table, whole=whole_matrix)
+
+
+async def run_cells(
+    world: World,
+    template: LinkedTemplate,
+    fault: str,
+    play: Play,
+    table: dict[tuple[str, str, str], str],
+    *,
+    whole: bool,
+) -> None:
+    """Run the cells of one fault side by side and check what they left behind."""
+    states = STATES if whole else QUICK_STATES
+    group = Group(world, template, len(states) * len(ASKS))
+    await asyncio.to_thread(world.simulator.reset_journal)
+    cells = [Cell(group, state, ask) for state in states for ask in ASKS]
+
+    async def run(cell: Cell) -> None:
+        await cell.prepare()
+        try:
+            outcome = await play(cell)
+            table[fault, cell.state, cell.ask] = outcome
+            if outcome in ("connected", "ALREADY_CONNECTED"):
+                await cell.check_end()
+        finally:
+            await cell.page.close()
+
+    async with asyncio.timeout(200), asyncio.TaskGroup() as tasks:
+        for cell in cells:
+            tasks.create_task(run(cell))
+    journal = await asyncio.to_thread(world.simulator.journal)
+    assert journal["unknownLogins"] in (0, []), journal["unknownLogins"]
+    doubled = [
+        jid
+        for jid, device in journal["devices"].items()
+        if device["peakOpenSockets"] > 1
+    ]
+    assert not doubled
