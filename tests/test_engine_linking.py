@@ -21,7 +21,6 @@ from whatsapp.engine import (
     Opened,
     Paired,
     PasskeyRequired,
-    Qr,
 )
 
 __all__ = ["make_rig", "rig", "simulator"]

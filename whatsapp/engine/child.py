@@ -61,6 +61,10 @@ class Child:
         """
         ours, theirs = socket.socketpair()
         with theirs:
+            # First the pipe: a process is the last thing that can be left behind.
+            reader, writer = await asyncio.open_unix_connection(
+                sock=ours, limit=MAX_MESSAGE
+            )
             try:
                 process = await asyncio.create_subprocess_exec(
                     node,
@@ -76,11 +80,8 @@ class Child:
                     start_new_session=True,
                 )
             except BaseException:
-                ours.close()
+                writer.close()
                 raise
-        reader, writer = await asyncio.open_unix_connection(
-            sock=ours, limit=MAX_MESSAGE
-        )
         return cls(process, reader, writer)
 
     @property
