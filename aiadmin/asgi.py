@@ -25,11 +25,12 @@ async def no_such_socket(_scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "websocket.close", "code": 4404})
 
 
+# Django's types know views only.
+refusal: Any = no_such_socket
+sockets: list[Any] = [*websocket_urlpatterns, re_path(r"", refusal)]
 application = ProtocolTypeRouter(
     {
         "http": django_application,
-        "websocket": AuthMiddlewareStack(
-            URLRouter([*websocket_urlpatterns, re_path(r"", no_such_socket)])
-        ),
+        "websocket": AuthMiddlewareStack(URLRouter(sockets)),
     }
 )

@@ -4,6 +4,7 @@ import asyncio
 import functools
 import logging
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from channels.db import database_sync_to_async
 from channels.layers import get_channel_layer
@@ -64,7 +65,7 @@ def _known_migrations() -> frozenset[tuple[str, str]]:
 
 
 async def _layer() -> str:
-    layer = get_channel_layer()
+    layer: Any = get_channel_layer()
     channel = await layer.new_channel("readyz")
     await layer.send(channel, {"type": "readyz"})
     await layer.receive(channel)

@@ -9,6 +9,7 @@ for an old Python, which is told what it lacks.
 
 import glob
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -36,12 +37,8 @@ def main():
                 % (OLDEST + (sys.version.split()[0],))
             )
         os.execv(newer, [newer, "-m", "aiadmin.install"] + sys.argv[1:])
-    if sys.prefix == VENV:
-        node_packages(dev="--dev" in sys.argv)
-        return
     python_packages()
-    # The Node.js to use may be one of the packages: go on as the new Python.
-    os.execv(PYTHON, [PYTHON, "-m", "aiadmin.install"] + sys.argv[1:])
+    node_packages(dev="--dev" in sys.argv)
 
 
 def python_packages():
@@ -82,9 +79,9 @@ def _make_venv():
 
 def _with_uv(pip, lock):
     """Install with uv, ten times as fast as pip; False if it does not work here."""
-    own = re.search(r"(?m)^uv==(?:.*\\\n)*.*\n", lock)
+    own = re.findall(r"(?m)^uv==(?:.*\\\n)*.*\n", lock)
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
-        file.write(own.group())
+        file.write("".join(own))
         file.flush()
         if not _works(
             pip + ["install", "--quiet", "--require-hashes", "-r", file.name]
@@ -98,8 +95,6 @@ def _with_uv(pip, lock):
 
 def node_packages(dev):
     """Make the engine's node_modules what its lock says."""
-    from aiadmin import embedded
-
     with open(os.path.join(ENGINE, "package-lock.json"), "rb") as file:
         wanted = _digest(file.read())
     stamp = os.path.join(ENGINE, "node_modules", ".stamp")
@@ -108,7 +103,10 @@ def node_packages(dev):
         return
     print("Installing Node.js packages into whatsapp/engine/node", flush=True)
     omit = ["--omit=peer", "--omit=optional"] + ([] if dev else ["--omit=dev"])
-    _run(embedded.npm_command() + ["ci", "--ignore-scripts"] + omit, cwd=ENGINE)
+    # Node.js may be one of the Python packages: only the new Python finds it.
+    npm = "import json; from aiadmin import embedded; print(json.dumps(embedded.npm_command()))"
+    npm = json.loads(subprocess.check_output([PYTHON, "-c", npm]))
+    _run(npm + ["ci", "--ignore-scripts"] + omit, cwd=ENGINE)
     _write(stamp, wanted + " dev" if dev else wanted)
 
 

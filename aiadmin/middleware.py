@@ -1,9 +1,12 @@
-"""What a browser may load on our pages, and who may show them in a frame."""
+"""What a browser may load on our pages, who may frame them; static files."""
 
 from collections.abc import Callable
+from contextlib import closing
+from typing import Any
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
+from whitenoise.middleware import WhiteNoiseMiddleware
 
 from whatsapp import origins
 
@@ -41,6 +44,20 @@ class ContentSecurityPolicyMiddleware:
             "; ".join(f"{name} {value}" for name, value in policy.items()),
         )
         return response
+
+
+class StaticFilesMiddleware(WhiteNoiseMiddleware):
+    """WhiteNoise for ASGI, where Django reads a file whole and warns about it."""
+
+    @staticmethod
+    def serve(static_file: Any, request: HttpRequest) -> HttpResponse:
+        """Answer with the whole file at once: ours are small."""
+        with closing(WhiteNoiseMiddleware.serve(static_file, request)) as response:
+            return HttpResponse(
+                b"".join(response),
+                status=response.status_code,
+                headers=response.headers,
+            )
 
 
 def _sockets(request: HttpRequest) -> str:

@@ -102,9 +102,15 @@ def scrub(value: Any) -> Any:
 def _scrub_named(name: str, value: Any) -> Any:
     if value is None or name in PLAIN_NAMES or not SECRET_NAMES.search(name):
         return scrub(value)
-    if name == "code" and ERROR_CODE.fullmatch(str(value)):
+    if name == "code" and _is_error_code(str(value)):
         return value
     return REMOVED
+
+
+def _is_error_code(value: str) -> bool:
+    # Both are capitals; a pairing code has eight of them.
+    pairing_code = re.fullmatch(rf"[{CODE_LETTERS}]{{8}}", value)
+    return not pairing_code and ERROR_CODE.fullmatch(value) is not None
 
 
 class ScrubbingFormatter(logging.Formatter):

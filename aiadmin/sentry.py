@@ -42,6 +42,5 @@ def init(dsn: str, **options: Any) -> None:
         before_breadcrumb=before_breadcrumb,
         include_local_variables=False,
         max_request_body_size="never",
-        send_default_pii=False,
         **options,
     )

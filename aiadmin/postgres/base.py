@@ -7,6 +7,7 @@ it is.
 from typing import Any
 
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 from django.db.backends.postgresql import base
 
 
@@ -15,7 +16,10 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
     def get_connection_params(self) -> dict[str, Any]:
         """Return psycopg's arguments; the cluster runs when this returns."""
-        address = settings.EMBEDDED_DATABASE.connect()
+        embedded = settings.EMBEDDED_DATABASE
+        if embedded is None:
+            raise ImproperlyConfigured("This backend is for the embedded database.")
+        address = embedded.connect()
         # All threads share this dictionary, and `dbshell` reads it too.
         self.settings_dict.update(
             HOST=address.host,

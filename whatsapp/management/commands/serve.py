@@ -136,6 +136,7 @@ class PageServer:
         self._wants_gateway = gateway
         self._stop = asyncio.Event()
         self._gateway: asyncio.Task[None] | None = None
+        self._reactor: Any = None
 
     def run(self, when_ready: Callable[[], None]) -> None:
         """Serve until SIGINT, SIGTERM or SIGHUP, or until the gateway fails."""
@@ -144,6 +145,8 @@ class PageServer:
         from daphne.server import Server
         from twisted.internet import reactor
 
+        # Twisted fills in the module's attributes when a reactor is installed.
+        self._reactor = reactor
         server = Server(
             application=get_default_application(),
             # Replaced by our socket: an endpoint cannot be handed one without
@@ -158,7 +161,7 @@ class PageServer:
         server.endpoints = []
 
         def start() -> None:
-            reactor.adoptStreamPort(
+            self._reactor.adoptStreamPort(
                 self._listener.fileno(), self._listener.family, server.http_factory
             )
             if self._wants_gateway:
@@ -166,17 +169,16 @@ class PageServer:
             when_ready()
 
         # Daphne has no lifespan: the loop runs from the first callLater on.
-        reactor.callWhenRunning(lambda: reactor.callLater(0, start))
-        reactor.addSystemEventTrigger("before", "shutdown", self._hand_over)
+        self._reactor.callWhenRunning(lambda: self._reactor.callLater(0, start))
+        self._reactor.addSystemEventTrigger("before", "shutdown", self._hand_over)
         if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-            signal.signal(
-                signal.SIGHUP, lambda *_: reactor.callFromThread(reactor.stop)
-            )
+            signal.signal(signal.SIGHUP, self._on_hangup)
         server.run()
 
-    async def _run_gateway(self) -> None:
-        from twisted.internet import reactor
+    def _on_hangup(self, *_: object) -> None:
+        self._reactor.callFromThread(self._reactor.stop)
 
+    async def _run_gateway(self) -> None:
         from whatsapp.management.commands.whatsapp_gateway import run_until
 
         try:
@@ -185,7 +187,7 @@ class PageServer:
             logger.exception("The gateway failed; the service ends")
             self.failed = True
             if not self._stop.is_set():
-                reactor.stop()
+                self._reactor.stop()
 
     def _hand_over(self) -> "Deferred[None] | None":
         from twisted.internet.defer import Deferred

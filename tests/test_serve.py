@@ -1,0 +1,273 @@
+"""`manage.py serve` and `whatsapp_gateway` as processes, as operators run them."""
+
+import asyncio
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from tests.server import ROOT, Server
+from tests.test_embedded import postgres_pid, wait_until_gone
+from whatsapp.management.commands import whatsapp_gateway
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(60)]
+
+
+def get(url: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as response:  # noqa: S310
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def manage(var: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "manage.py", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "DATABASE_URL": "", "VAR_DIR": str(var)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def children(pid: int) -> list[int]:
+    # Every thread has children of its own.
+    files = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for file in files for child in file.read_text().split()]
+
+
+@pytest.fixture(scope="module")
+def var(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an embedded service that has been started before."""
+    folder = tmp_path_factory.mktemp("serve")
+    with embedded(folder, folder / "var") as server:
+        assert "you are admin, with the password" in server.logs
+    return folder / "var"
+
+
+def embedded(folder: Path, var: Path, **options: Any) -> Server:
+    return Server.start(folder, {"VAR_DIR": str(var)}, database="", **options)
+
+
+@pytest.fixture
+def running(var: Path, tmp_path: Path) -> Iterator[Server]:
+    with embedded(tmp_path, var, gateway=False) as server:
+        yield server
+
+
+def test_a_newcomer_gets_a_working_service_and_links_to_it(running: Server):
+    assert get(f"{running.url}/healthz") == (200, '{"status": "ok"}')
+    status, body = get(f"{running.url}/readyz")
+    assert (status, json.loads(body)["database"]) == (200, "ok")
+    assert get(f"{running.url}/admin/")[0] == 200
+    assert get(f"{running.url}/static/admin/css/base.css")[0] == 200
+    assert get(f"{running.url}/no/such/page")[0] == 404
+    assert re.search(rf"{running.url}/marketplace/connect#token=eyJ\S+", running.logs)
+    # The password was shown once, at the first start.
+    assert "password" not in running.logs
+
+
+def test_the_first_user_can_log_in(tmp_path: Path):
+    with embedded(tmp_path, tmp_path / "var", gateway=False) as server:
+        match = re.search(r"the password (\S+)", server.logs)
+        assert match
+        script = (
+            "from django.contrib.auth import authenticate as a; "
+            f"print(a(username='admin', password={match[1]!r}))"
+        )
+        answer = manage(tmp_path / "var", "shell", "--no-imports", "-c", script)
+        assert answer.stdout.strip() == "admin", answer.stderr
+
+
+def test_commands_use_the_running_services_database(running: Server, var: Path):
+    pid = postgres_pid(var)
+    script = "from whatsapp.models import Salon; print(Salon.objects.count())"
+    answer = manage(var, "shell", "--no-imports", "-c", script)
+    assert answer.stdout.strip() == "1", answer.stderr
+    assert postgres_pid(var) == pid
+
+
+def test_commands_bring_the_database_along_when_nothing_runs(var: Path):
+    script = "from whatsapp.models import Salon; print(Salon.objects.count())"
+    answer = manage(var, "shell", "--no-imports", "-c", script)
+    assert answer.stdout.strip() == "1", answer.stderr
+    assert not (var / "postgres" / "postmaster.pid").exists()
+
+
+def test_a_command_that_needs_no_database_starts_none(tmp_path: Path):
+    answer = manage(tmp_path / "var", "check")
+    assert answer.returncode == 0, answer.stderr
+    assert not (tmp_path / "var" / "postgres").exists()
+
+
+def test_a_second_service_on_the_same_folder_is_refused(running: Server, var: Path):
+    answer = manage(var, "serve", "--port", "0", "--no-gateway")
+    assert answer.returncode == 1
+    assert f"serve, process {running.pid}" in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert get(f"{running.url}/readyz")[0] == 200
+
+
+def test_a_port_in_use_is_named_and_nothing_is_left_behind(tmp_path: Path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        answer = manage(tmp_path / "var", "serve", "--port", str(port))
+    assert answer.returncode == 1
+    assert f"Cannot serve on 127.0.0.1:{port}: Address already in use" in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert not (tmp_path / "var" / "postgres").exists()
+
+
+def test_a_host_that_is_not_ours_is_named():
+    with pytest.raises(CommandError, match="Cannot serve on"):
+        call_command("serve", host="192.0.2.1", port=0)
+    with pytest.raises(CommandError, match="Cannot serve on"):
+        call_command("serve", host="no such host", port=0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_it_stops_when_told_and_leaves_no_process(
+    var: Path, tmp_path: Path, number: signal.Signals
+):
+    server = embedded(tmp_path, var)
+    family = [postgres_pid(var), *children(server.pid)]
+    started = time.monotonic()
+    assert server.stop(number) == 0, server.logs
+    assert time.monotonic() - started < 5
+    for pid in family:
+        wait_until_gone(pid, 0.5)
+    assert "Traceback" not in server.logs
+
+
+def test_a_kill_leaves_no_process_either(var: Path, tmp_path: Path):
+    server = embedded(tmp_path, var)
+    deadline = time.monotonic() + 15
+    while len(children(server.pid)) < 2:  # PostgreSQL and Node.js
+        assert time.monotonic() < deadline, server.logs
+        time.sleep(0.05)
+    family = [postgres_pid(var), *children(server.pid)]
+    server.kill()
+    for pid in family:
+        wait_until_gone(pid, 2)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_given_database_is_used_and_stays_as_it_is(tmp_path: Path):
+    with Server.start(tmp_path, gateway=False) as server:
+        assert get(f"{server.url}/readyz")[0] == 200
+        assert "Admin:" not in server.logs
+
+
+def test_pending_migrations_of_a_given_database_stop_the_start(
+    var: Path, running: Server, tmp_path: Path
+):
+    fresh = (
+        (var / "database.url").read_text().strip().replace("/postgres", "/template1")
+    )
+    with pytest.raises(AssertionError, match=r"lacks \d+ migrations"):
+        Server.start(tmp_path, database=fresh, gateway=False)
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_an_unknown_socket_is_refused_without_an_error(tmp_path: Path):
+    import websockets
+
+    with await asyncio.to_thread(Server.start, tmp_path, gateway=False) as server:
+        with pytest.raises(websockets.InvalidStatus):
+            await websockets.connect(f"{server.ws_url}/ws/nowhere/")
+        assert "Traceback" not in server.logs
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_browser_is_let_in_by_the_names_that_we_have(tmp_path: Path):
+    with Server.start(tmp_path, gateway=False) as server:
+        connection = http.client.HTTPConnection(server.url.removeprefix("http://"))
+        connection.request("GET", "/healthz", headers={"Host": "evil.example"})
+        assert connection.getresponse().status == 400
+        connection.close()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_gateway_alone_stops_when_told(tmp_path: Path):
+    server = Server.start(tmp_path, command="whatsapp_gateway")
+    assert "Without REDIS_URL" in server.logs
+    started = time.monotonic()
+    assert server.stop() == 0, server.logs
+    assert time.monotonic() - started < 3
+
+
+def test_the_gateway_alone_needs_a_database(tmp_path: Path):
+    answer = manage(tmp_path / "var", "whatsapp_gateway")
+    assert answer.returncode == 1
+    assert "There is no database to work on" in answer.stderr
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("broken"), None])
+async def test_a_gateway_that_ends_by_itself_is_a_failure(
+    monkeypatch: pytest.MonkeyPatch, failure: Exception | None
+):
+    async def end(_stop: asyncio.Event) -> None:
+        if failure:
+            raise failure
+
+    monkeypatch.setattr(whatsapp_gateway, "run_gateway", end)
+    with pytest.raises(
+        RuntimeError, match="broken" if failure else "without being told"
+    ):
+        await whatsapp_gateway.run_until(asyncio.Event())
+
+
+def test_a_failed_gateway_ends_the_service(var: Path):
+    script = """
+import os, django
+django.setup()
+from django.core.management import call_command
+from whatsapp.management.commands import whatsapp_gateway
+
+async def fail(stop):
+    raise RuntimeError("broken by 79001234567")
+
+whatsapp_gateway.run_gateway = fail
+call_command("serve", port=0)
+"""
+    answer = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env={**os.environ, "DATABASE_URL": "", "VAR_DIR": str(var)},
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    assert answer.returncode == 1
+    assert "The gateway failed" in answer.stderr
+    assert "broken by ***4567" in answer.stderr
+    assert not (var / "postgres" / "postmaster.pid").exists()
+
+
+async def test_a_hand_over_that_hangs_is_cut_off(monkeypatch: pytest.MonkeyPatch):
+    async def hang(_stop: asyncio.Event) -> None:
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(whatsapp_gateway, "run_gateway", hang)
+    monkeypatch.setattr(whatsapp_gateway, "STOP_SECONDS", 0.1)
+    stop = asyncio.Event()
+    stop.set()
+    with pytest.raises(TimeoutError):
+        await whatsapp_gateway.run_until(stop)

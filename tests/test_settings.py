@@ -1,0 +1,128 @@
+import os
+import runpy
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+
+SETTINGS = Path(__file__).parent.parent / "aiadmin" / "settings.py"
+PRODUCTION = {
+    "DATABASE_URL": "postgresql://user:pass@db.example:5433/salons",
+    "DJANGO_SECRET_KEY": "one",
+    "MARKETPLACE_JWT_SECRET": "two",
+}
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Return what the settings are in an environment with only these variables."""
+
+    def read(**variables: str) -> dict[str, Any]:
+        for name in list(os.environ):
+            if name not in ("PATH", "HOME"):
+                monkeypatch.delenv(name)
+        defaults = {"ENV_FILE": os.devnull, "VAR_DIR": str(tmp_path / "var")}
+        for name, value in {**defaults, **variables}.items():
+            monkeypatch.setenv(name, value)
+        return runpy.run_path(str(SETTINGS))
+
+    return read
+
+
+@pytest.mark.parametrize("name", ["DJANGO_SECRET_KEY", "MARKETPLACE_JWT_SECRET"])
+def test_production_does_not_start_without_its_secrets(read, name: str):
+    with pytest.raises(ImproperlyConfigured, match=f"{name} is missing"):
+        read(**{**PRODUCTION, name: ""})
+
+
+def test_production_uses_what_it_is_given(read, tmp_path: Path):
+    settings = read(**PRODUCTION, REDIS_URL="redis://cache:6379/0")
+    database = settings["DATABASES"]["default"]
+    assert database["ENGINE"] == "django.db.backends.postgresql"
+    assert (database["HOST"], database["NAME"]) == ("db.example", "salons")
+    assert settings["SECRET_KEY"] == "one"
+    assert settings["MARKETPLACE_JWT_SECRET"] == "two"
+    assert settings["ALLOWED_HOSTS"] == []
+    assert "RedisPubSub" in settings["CHANNEL_LAYERS"]["default"]["BACKEND"]
+    assert settings["EMBEDDED_DATABASE"] is None
+    assert not settings["DEBUG"]
+    assert not (tmp_path / "var").exists()
+
+
+def test_the_embedded_default_makes_secrets_that_stay_and_starts_no_database(
+    read, tmp_path: Path
+):
+    first, second = read(), read()
+    assert first["SECRET_KEY"] == second["SECRET_KEY"]
+    assert first["SECRET_KEY"] != first["MARKETPLACE_JWT_SECRET"]
+    files = list((tmp_path / "var" / "secrets").iterdir())
+    assert len(files) == 2
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+    assert [each.name for each in (tmp_path / "var").iterdir()] == ["secrets"]
+    assert first["ALLOWED_HOSTS"] == ["127.0.0.1", "localhost", "[::1]"]
+
+
+def test_another_database_than_postgresql_is_refused(read):
+    with pytest.raises(ImproperlyConfigured, match="must be a PostgreSQL address"):
+        read(**{**PRODUCTION, "DATABASE_URL": "sqlite:///x"})
+
+
+def test_numbers_have_defaults_and_can_be_set(read):
+    settings = read(WHATSAPP_PAIRING_TIMEOUT="0.5", WHATSAPP_PAIRING_BUDGET="3/60")
+    assert settings["WHATSAPP_PAIRING_TIMEOUT"] == 0.5
+    assert settings["WHATSAPP_PAIRING_BUDGET"] == (3, 60)
+    defaults = read()
+    assert defaults["WHATSAPP_PAIRING_TIMEOUT"] == 20
+    assert defaults["WHATSAPP_PAIRING_BUDGET"] == (5, 3600)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("WHATSAPP_PAIRING_TIMEOUT", "soon"),
+        ("WHATSAPP_PAIRING_TIMEOUT", "-1"),
+        ("WHATSAPP_PAIRING_BUDGET", "5"),
+        ("WHATSAPP_PAIRING_BUDGET", "0/10"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_named(read, name: str, value: str):
+    with pytest.raises(ImproperlyConfigured, match=name):
+        read(**{name: value})
+
+
+def test_lists_are_separated_by_commas(read):
+    settings = read(
+        MARKETPLACE_ALLOWED_ORIGINS="https://a.example, https://n*.b.example,",
+        CREDENTIAL_ENCRYPTION_KEYS="",
+    )
+    assert settings["MARKETPLACE_ALLOWED_ORIGINS"] == [
+        "https://a.example",
+        "https://n*.b.example",
+    ]
+    assert settings["CREDENTIAL_ENCRYPTION_KEYS"] == []
+
+
+def test_a_dotenv_file_is_read_and_the_environment_wins(read, tmp_path: Path):
+    file = tmp_path / "some.env"
+    file.write_text("WHATSAPP_DEFAULT_REGION=KZ\nWHATSAPP_WEB_VERSION=2.3000.1\n")
+    settings = read(ENV_FILE=str(file), WHATSAPP_DEFAULT_REGION="BR")
+    assert settings["WHATSAPP_DEFAULT_REGION"] == "BR"
+    assert settings["WHATSAPP_WEB_VERSION"] == "2.3000.1"
+
+
+def test_https_makes_cookies_secure(read):
+    assert read(DJANGO_HTTPS="1")["SESSION_COOKIE_SECURE"]
+    assert not read()["SESSION_COOKIE_SECURE"]
+
+
+def test_the_example_names_every_setting(read):
+    example = (SETTINGS.parent.parent / ".env.example").read_text()
+    source = SETTINGS.read_text()
+    import re
+
+    names = set(re.findall(r'_(?:text|number|list|secret)\(\s*"([A-Z_]+)"', source))
+    names |= set(re.findall(r'env\.\w+\("([A-Z_]+)"', source))
+    assert len(names) > 20
+    assert {name for name in names if f"#{name}=" not in example} == set()
