@@ -175,7 +175,7 @@ class Watcher:
     # --- the look ---------------------------------------------------------------------
 
     async def _look_regularly(self) -> None:
-        watched_until = 0.0
+        watched_until = time.monotonic() + WATCHED_SECONDS
         while True:
             await asyncio.sleep(settings.WHATSAPP_LOOK_INTERVAL)
             now = time.monotonic()
@@ -184,7 +184,7 @@ class Watcher:
                 watched_until = now + WATCHED_SECONDS
             try:
                 await self._end_expired()
-                changed = await database(_read, self._told(), note_watched=rarely)
+                changed = await database(_read, self._told(), thorough=rarely)
                 await self._hand_on(changed)
                 self._fine("look")
                 if rarely and self._channel is not None:
@@ -227,12 +227,13 @@ class Watcher:
             logger.info("The %s of the pages works again.", what)
 
 
-def _read(told: dict[int, int], *, note_watched: bool) -> list[Snapshot]:
-    """Sweep what is overdue, and return what the pages do not know yet."""
+def _read(told: dict[int, int], *, thorough: bool) -> list[Snapshot]:
+    """Sweep what nobody works on, and return what the pages do not know yet."""
     pairing.expire_overdue()
     pks = list(told)
-    if note_watched:
+    if thorough:
         sessions.watch(pks)
+        sessions.demote_unowned()  # gateways do it too, while there are any
     changed = [
         pk for pk, revision in events.revisions(pks).items() if revision > told[pk]
     ]

@@ -379,9 +379,11 @@ def record_stopped(salon: Salon, owner: str) -> None:
     with locked(salon) as session:
         if session.owner != owner:
             return
-        creds = credentials.stored(salon)
+        # An attempt that was asked for meanwhile is not settled away: it is taken up.
+        if PairingAttempt.objects.filter(salon=salon, finished_at=None).exists():
+            return
         if session.status in WhatsAppSession.RUNNING:
-            settle(session, creds, session.reason)
+            settle(session, credentials.stored(salon), session.reason)
 
 
 def record_logged_out(salon: Salon, epoch: int, reason: str) -> bool:
