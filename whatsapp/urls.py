@@ -1,5 +1,9 @@
 """HTTP routes under /marketplace/."""
 
-from django.urls import URLPattern
+from django.urls import URLPattern, path
 
-urlpatterns: list[URLPattern] = []
+from whatsapp import views
+
+urlpatterns: list[URLPattern] = [
+    path("connect", views.connect, name="marketplace"),
+]
