@@ -88,8 +88,10 @@ def _with_uv(pip, lock):
         ):
             return False
     uv = os.path.join(VENV, "bin", "uv")
+    # Machines behind a company's proxy know its certificate, uv and npm do not.
     return _works(
-        [uv, "pip", "sync", "--quiet", "--python", PYTHON, "--require-hashes", LOCK]
+        [uv, "pip", "sync", "--system-certs", "--python", PYTHON]
+        + ["--require-hashes", LOCK]
     )
 
 
@@ -106,6 +108,7 @@ def node_packages(dev):
     # Node.js may be one of the Python packages: only the new Python finds it.
     npm = "import json; from aiadmin import embedded; print(json.dumps(embedded.npm_command()))"
     npm = json.loads(subprocess.check_output([PYTHON, "-c", npm]))
+    os.environ["NODE_USE_SYSTEM_CA"] = "1"
     _run(npm + ["ci", "--ignore-scripts"] + omit, cwd=ENGINE)
     _write(stamp, wanted + " dev" if dev else wanted)
 
