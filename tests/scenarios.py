@@ -120,7 +120,7 @@ class World:
     @contextlib.contextmanager
     def database(self) -> Iterator[psycopg.Connection[Any]]:
         """Give a connection to the service's database."""
-        url = (self.folder / "var" / "database.url").read_text()
+        url = (self.folder / "var" / "database.url").read_text().strip()
         with psycopg.connect(url, autocommit=True) as connection:
             yield connection
 
@@ -385,7 +385,11 @@ def half_paired_creds(number: str) -> Data:
 def stale_keys() -> list[Data]:
     """Return a few keys that an earlier link left behind, in all three encodings."""
     return [
-        {"t": "pre-key", "i": "1", "v": {"private": _buffer(32), "public": _buffer(32)}},
+        {
+            "t": "pre-key",
+            "i": "1",
+            "v": {"private": _buffer(32), "public": _buffer(32)},
+        },
         {
             "t": "session",
             "i": "79990001122.0",

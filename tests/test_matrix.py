@@ -36,7 +36,13 @@ HELLO_ERRORS = {
     404: "PHONE_NOT_ON_WHATSAPP",
     429: "RATE_LIMITED",
 }
-ANSWERS = ("pairing-code", "pairing-code-error", "qr-update", "whatsapp-connected", "error")
+ANSWERS = (
+    "pairing-code",
+    "pairing-code-error",
+    "qr-update",
+    "whatsapp-connected",
+    "error",
+)
 
 
 class Group:
@@ -68,10 +74,16 @@ class Cell:
         self.page: Page
         self.mark = 0
 
-    async def prepare(self) -> None:
+    async def prepare(self, *, open_page: bool = True) -> None:
         """Store the state, open the page, and wait until it is as it should be."""
         await asyncio.to_thread(self._store)
-        self.page = await self.salon.page().open()
+        self.page = self.salon.page()
+        if open_page or self.is_open:
+            await self.open_page()
+
+    async def open_page(self) -> None:
+        """Open the page; of an unlinked salon it asks for a QR by itself."""
+        await self.page.open()
         if self.is_open:
             await self.page.status("open")
         self.mark = self.page.mark
@@ -113,7 +125,9 @@ class Cell:
                 return self.ask == "qr" or retry_qr
             return name in ANSWERS
 
-        return await self.page.wait(decides, self.mark, f"{self.state}/{self.ask}: answer")
+        return await self.page.wait(
+            decides, self.mark, f"{self.state}/{self.ask}: answer"
+        )
 
     async def enter(self, name: str, data: Data) -> None:
         """Play the phone: enter the code, or scan the QR, and wait for "connected"."""
@@ -164,6 +178,8 @@ class Cell:
 # --- faults --------------------------------------------------------------------------
 
 Play = Callable[[Cell], Awaitable[str]]
+FAULT_FIRST: set[Play] = set()
+"""Plays that open the page themselves, under the fault: even its first QR meets it."""
 
 
 async def none(cell: Cell) -> str:
@@ -198,8 +214,10 @@ def hello(answer: int) -> Play:
 
 async def _use_the_qr(cell: Cell) -> None:
     """After 429 the phone must rest; the other way still works."""
-    _, data = cell.page.said[-1] if cell.page.said[-1][0] == "pairing-code-error" else (
-        await cell.page.event("pairing-code-error", since=cell.mark)
+    _, data = (
+        cell.page.said[-1]
+        if cell.page.said[-1][0] == "pairing-code-error"
+        else (await cell.page.event("pairing-code-error", since=cell.mark))
     )
     assert data["retryAfter"] > 0
     if cell.state.endswith("open"):
@@ -215,20 +233,25 @@ def everywhere(kind: str, *errors: str, **params: Any) -> Play:
     """A fault of WhatsApp or of the network for all, while they ask."""
 
     async def play(cell: Cell) -> str:
-        faults: list[Any] = []
-        await cell.group.together(
-            lambda: faults.append(cell.simulator.fault(kind, **params))
-        )
+        await cell.group.together(lambda: cell.simulator.fault(kind, **params))
+        if not cell.is_open:
+            await cell.open_page()
         await cell.request()
         outcome = await cell.finish()
         await cell.group.together(cell.simulator.clear_faults)
         if outcome not in ("connected", "ALREADY_CONNECTED"):
-            assert outcome in errors, (cell.state, cell.ask, outcome, cell.page.summary())
+            assert outcome in errors, (
+                cell.state,
+                cell.ask,
+                outcome,
+                cell.page.summary(),
+            )
             await cell.succeed()
         else:
             assert cell.is_linked_to_asked
         return outcome
 
+    FAULT_FIRST.add(play)
     return play
 
 
@@ -301,8 +324,11 @@ async def second_tab(cell: Cell) -> str:
         if name in ("whatsapp-connected", "pairing-code-error"):
             return data.get("code") or "connected"
         _, seen = await other.wait(
-            lambda event, said: event == name
-            and (said.get("code"), said.get("qr")) == (data.get("code"), data.get("qr"))
+            lambda event, said: (
+                event == name
+                and (said.get("code"), said.get("qr"))
+                == (data.get("code"), data.get("qr"))
+            )
         )
         await cell.enter(name, seen)
         await cell.page.event("whatsapp-connected", since=cell.mark)
@@ -470,7 +496,7 @@ async def run_cells(
     cells = [Cell(group, state, ask) for state in states for ask in ASKS]
 
     async def run(cell: Cell) -> None:
-        await cell.prepare()
+        await cell.prepare(open_page=play not in FAULT_FIRST)
         try:
             outcome = await play(cell)
             table[fault, cell.state, cell.ask] = outcome
@@ -479,9 +505,12 @@ async def run_cells(
         finally:
             await cell.page.close()
 
-    async with asyncio.timeout(200), asyncio.TaskGroup() as tasks:
-        for cell in cells:
-            tasks.create_task(run(cell))
+    try:
+        async with asyncio.timeout(200), asyncio.TaskGroup() as tasks:
+            for cell in cells:
+                tasks.create_task(run(cell))
+    finally:
+        await asyncio.to_thread(world.simulator.clear_faults)
     journal = await asyncio.to_thread(world.simulator.journal)
     assert journal["unknownLogins"] in (0, []), journal["unknownLogins"]
     doubled = [
