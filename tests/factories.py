@@ -9,6 +9,7 @@ import itertools
 import json
 from typing import Any
 
+from whatsapp import events
 from whatsapp.models import PairingAttempt, Salon, WhatsAppAuth, WhatsAppKey
 from whatsapp.services import pairing, salons, sessions
 
@@ -209,14 +210,19 @@ def link(salon: Salon, phone: str = PHONE) -> int:
     return epoch
 
 
-def open_attempt(salon: Salon) -> PairingAttempt | None:
-    """Return the salon's unfinished attempt."""
+def open_attempt(salon: Salon) -> Any:
+    """Return the salon's unfinished attempt, or None."""
     return PairingAttempt.objects.filter(salon=salon, finished_at=None).first()
 
 
 def last_attempt(salon: Salon) -> PairingAttempt:
     """Return the salon's latest attempt."""
     return PairingAttempt.objects.filter(salon=salon).latest("id")
+
+
+def snapshot(salon: Salon) -> Any:
+    """Return what the salon's pages see."""
+    return events.snapshot(salon.pk)
 
 
 def status_of(salon: Salon) -> str:

@@ -25,6 +25,7 @@ from tests.factories import (
     open_attempt,
     show_code,
     show_qr,
+    snapshot,
     status_of,
     store_creds,
     stored_rows,
@@ -88,9 +89,9 @@ def test_a_code_is_asked_for_with_a_deadline(settings):
 )
 def test_without_a_phone_nothing_changes(typed, code):
     salon = make_salon()
-    before = events.snapshot(salon.pk)
+    before = snapshot(salon)
     assert _refused(salon, typed).code == code
-    assert events.snapshot(salon.pk) == before
+    assert snapshot(salon) == before
     assert not PairingAttempt.objects.exists()
 
 
@@ -446,7 +447,7 @@ def test_a_code_is_shown_with_its_dash_and_the_link_clock(settings):
     salon = make_salon()
     pairing.request_code(salon, PHONE, "page")
     show_code(salon, "ABCD1234")
-    attempt = events.snapshot(salon.pk)["attempt"]
+    attempt = snapshot(salon)["attempt"]
     assert (attempt["stage"], attempt["code"]) == ("shown", "ABCD-1234")
     assert attempt["expires_in"] == pytest.approx(160, abs=2)
 
@@ -497,7 +498,7 @@ def test_words_under_another_epoch_change_nothing():
     salon = make_salon()
     pairing.request_code(salon, PHONE, "page")
     attempt_id, epoch = begin(salon)
-    before = events.snapshot(salon.pk)["revision"]
+    before = snapshot(salon)["revision"]
     for wrong in (epoch - 1, epoch + 1):
         assert not pairing.record_code(salon, attempt_id, wrong, "ABCD1234")
         assert not pairing.record_entered(salon, attempt_id, wrong)
@@ -505,7 +506,7 @@ def test_words_under_another_epoch_change_nothing():
         assert not pairing.record_open(salon, wrong, PHONE)
         assert not pairing.fail(salon, attempt_id, wrong, ErrorCode.PAIRING_CODE_FAILED)
         assert not pairing.refuse_link(salon, wrong, "401")
-    assert events.snapshot(salon.pk)["revision"] == before
+    assert snapshot(salon)["revision"] == before
     assert stored_rows(salon) == (None, {})
 
 
@@ -528,7 +529,7 @@ def test_an_entered_code_is_told_until_the_link_is_confirmed(settings):
     assert pairing.record_entered(salon, attempt_id, epoch)
     assert open_attempt(salon).stage == "entered"
     assert confirm(salon, attempt_id, epoch)
-    attempt = events.snapshot(salon.pk)["attempt"]
+    attempt = snapshot(salon)["attempt"]
     assert (attempt["stage"], attempt["code"]) == ("finishing", "")
     assert attempt["expires_in"] == pytest.approx(30, abs=2)
     assert not pairing.record_entered(salon, attempt_id, epoch)
@@ -571,7 +572,7 @@ def test_another_phone_than_expected_is_linked_and_told():
     _attempt, epoch = begin(salon)
     pairing.record_open(salon, epoch, PHONE)
     for _ in range(2):  # also after a reconnect
-        state = events.snapshot(salon.pk)
+        state = snapshot(salon)
         assert (state["status"], state["reason"]) == ("open", "WRONG_PHONE_LINKED")
         assert events.status_payload(state)["action"] == "reset-whatsapp-credentials"
         pairing.record_open(salon, epoch, PHONE)
@@ -632,7 +633,7 @@ def test_an_attempt_that_failed_once_cannot_fail_again():
     assert pairing.fail(salon, attempt_id, epoch, ErrorCode.PHONE_NOT_ON_WHATSAPP)
     assert not pairing.fail(salon, attempt_id, epoch, ErrorCode.PAIRING_TIMEOUT)
     assert not pairing.fail(salon, attempt_id, None, ErrorCode.PAIRING_TIMEOUT)
-    state = events.snapshot(salon.pk)
+    state = snapshot(salon)
     assert (state["status"], state["reason"]) == ("unlinked", "PHONE_NOT_ON_WHATSAPP")
 
 
@@ -703,7 +704,7 @@ def test_the_page_of_an_unlinked_salon_starts_a_qr():
 def test_the_page_of_a_salon_without_a_session_row_works():
     salon = make_salon()
     WhatsAppSession.objects.all().delete()
-    assert events.snapshot(salon.pk)["status"] == "unlinked"
+    assert snapshot(salon)["status"] == "unlinked"
     pairing.page_opened(salon, "page")
     assert open_attempt(salon).kind == "qr"
 
@@ -866,7 +867,7 @@ def test_everything_at_once_deadlocks_nowhere_and_leaves_one_truth():
     for _ in range(5):
         _at_once(*calls)  # an exception other than a refusal would rise here
     assert PairingAttempt.objects.filter(salon=salon, finished_at=None).count() <= 1
-    state = events.snapshot(salon.pk)
+    state = snapshot(salon)
     paired = open_attempt(salon) is not None
     assert (state["status"] == "pairing") is paired
 

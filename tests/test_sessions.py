@@ -2,6 +2,7 @@
 
 import json
 from datetime import timedelta
+from typing import Any
 
 import psycopg
 import pytest
@@ -25,6 +26,7 @@ from tests.factories import (
     open_attempt,
     show_code,
     show_qr,
+    snapshot,
     status_of,
     store_creds,
     stored_rows,
@@ -46,6 +48,16 @@ def _linked_salon(status="stopped", **fields):
     return salon
 
 
+def _work(salon) -> Any:
+    return sessions.work(salon.pk, OWNER)
+
+
+def _start(salon, epoch, status) -> int:
+    started = sessions.start(salon, OWNER, epoch, status)
+    assert started is not None
+    return started
+
+
 # --- wishes ---------------------------------------------------------------------------
 
 
@@ -62,7 +74,7 @@ def test_a_wish_to_run_undoes_a_stop_that_is_not_carried_out_yet():
     salon = _linked_salon("open", owner=OWNER)
     sessions.disconnect(salon, "staff")
     sessions.connect(salon, "staff")
-    work = sessions.work(salon.pk, OWNER)
+    work = _work(salon)
     assert (work.wanted, work.status) == (True, "open")
 
 
@@ -98,7 +110,7 @@ def test_a_running_session_is_stopped_by_its_owner():
     salon = _linked_salon("open", owner=OWNER)
     sessions.disconnect(salon, "staff")
     assert status_of(salon) == "open"
-    assert sessions.work(salon.pk, OWNER).wanted is False
+    assert _work(salon).wanted is False
     sessions.record_stopped(salon, "gateway-b")
     assert status_of(salon) == "open"
     sessions.record_stopped(salon, OWNER)
@@ -145,7 +157,7 @@ def test_a_reset_works_without_a_gateway_and_as_often_as_one_likes():
     salon = make_salon()
     for times in range(1, 4):
         sessions.reset(salon, "operator")
-        assert events.snapshot(salon.pk)["resets"] == times
+        assert snapshot(salon)["resets"] == times
     assert AuditEvent.objects.filter(salon=salon, action="reset").count() == 3
     assert status_of(salon) == "unlinked"
 
@@ -154,7 +166,7 @@ def test_after_a_reset_the_old_socket_may_say_goodbye_and_nothing_else():
     salon = make_salon()
     epoch = link(salon)
     sessions.reset(salon, "page")
-    work = sessions.work(salon.pk, OWNER)
+    work = _work(salon)
     assert (work.unlink_epoch, work.creds.linked) == (epoch, False)
     assert work.epoch > epoch
     assert not sessions.record(salon, epoch, "open")
@@ -201,7 +213,7 @@ def test_no_disconnect_destroys_creds(reason):
     epoch = link(salon)
     assert sessions.record(salon, epoch, "reconnecting", reason, retry_in=5)
     assert stored_rows(salon) == (make_creds(), make_keys())
-    state = events.snapshot(salon.pk)
+    state = snapshot(salon)
     assert (state["status"], state["reason"]) == ("reconnecting", reason)
 
 
@@ -222,8 +234,8 @@ def test_a_new_owner_raises_the_epoch_and_shuts_the_old_one_out():
 
 def test_every_socket_has_an_epoch_of_its_own():
     salon = _linked_salon()
-    first = sessions.start(salon, OWNER, claim(salon), "connecting")
-    second = sessions.start(salon, OWNER, first, "reconnecting")
+    first = _start(salon, claim(salon), "connecting")
+    second = _start(salon, first, "reconnecting")
     assert second == first + 1
     assert not sessions.record(salon, first, "open")
     assert sessions.record(salon, second, "open", phone=PHONE)
@@ -245,7 +257,7 @@ def test_a_gateway_reads_all_that_it_decides_by():
     store_creds(salon)
     pairing.request_code(salon, OTHER_PHONE, "page")
     epoch = claim(salon)
-    work = sessions.work(salon.pk, OWNER)
+    work = _work(salon)
     assert (work.salon, work.salon.title, work.salon.session_id) == (
         salon,
         "Роза",
@@ -266,9 +278,9 @@ def test_a_gateway_reads_all_that_it_decides_by():
 
 def test_a_wait_is_told_in_seconds():
     salon = _linked_salon()
-    epoch = sessions.start(salon, OWNER, claim(salon), "connecting")
+    epoch = _start(salon, claim(salon), "connecting")
     sessions.record(salon, epoch, "replaced", "440", retry_in=60)
-    assert sessions.work(salon.pk, OWNER).wait == pytest.approx(60, abs=2)
+    assert _work(salon).wait == pytest.approx(60, abs=2)
 
 
 def _salon_with(status, *, linked=True, wanted=True, retry_in=None):
@@ -351,6 +363,7 @@ def test_proofs_of_life_are_stored_with_their_age():
     salon, silent = make_salon(), make_salon()
     sessions.record_alive({salon.pk: 12.0, 10**6: 1.0})
     salon.refresh_from_db()
+    assert salon.session.last_alive_at is not None
     age = timezone.now() - salon.session.last_alive_at
     assert age.total_seconds() == pytest.approx(12, abs=3)
     silent.refresh_from_db()
@@ -389,10 +402,10 @@ def test_a_busy_row_keeps_nobody_waiting(other_connection):
 
 def test_everything_that_a_page_can_see_raises_the_revision():
     salon = make_salon()
-    seen = [events.snapshot(salon.pk)]
+    seen = [snapshot(salon)]
 
     def look():
-        seen.append(events.snapshot(salon.pk))
+        seen.append(snapshot(salon))
 
     pairing.request_code(salon, PHONE, "page")
     look()
@@ -421,7 +434,7 @@ def test_a_snapshot_is_json():
     salon = make_salon()
     pairing.request_qr(salon, "page")
     show_qr(salon)
-    state = events.snapshot(salon.pk)
+    state = snapshot(salon)
     assert json.loads(json.dumps(state)) == state
 
 
@@ -429,11 +442,11 @@ def test_since_changes_only_with_the_status():
     salon = make_salon()
     epoch = link(salon)
     WhatsAppSession.objects.update(since=Now() - timedelta(days=1))
-    before = events.snapshot(salon.pk)["since"]
+    before = snapshot(salon)["since"]
     sessions.record(salon, epoch, "open")
-    assert events.snapshot(salon.pk)["since"] == before
+    assert snapshot(salon)["since"] == before
     sessions.record(salon, epoch, "reconnecting")
-    assert events.snapshot(salon.pk)["since"] > before
+    assert snapshot(salon)["since"] > before
 
 
 @pytest.mark.parametrize("status", list(WhatsAppSession.Status))
@@ -442,7 +455,7 @@ def test_every_status_has_words_for_people(status, reason):
     salon = make_salon()
     with sessions.locked(salon) as session:
         sessions.set_status(session, status, reason)
-    data = events.status_payload(events.snapshot(salon.pk))
+    data = events.status_payload(snapshot(salon))
     assert data["status"] == status
     assert data["message"]
     assert data["action"] in (
