@@ -26,6 +26,10 @@ _GET = b"""
 SELECT coalesce(jsonb_object_agg(key_id, value), '{}'::jsonb)::text
 FROM whatsapp_keys WHERE company_id = %s AND key_type = %s AND key_id = ANY(%s)
 """
+_LEAVING = b"""
+SELECT s.unlink_epoch = %s FROM whatsapp_whatsappsession s
+JOIN whatsapp_salon salon ON salon.id = s.salon_id WHERE salon.salon_id = %s
+"""
 # FOR SHARE lets the writes of one socket go side by side and keeps a take-over, a swap
 # or a reset (which lock the row to change its epoch) strictly before or after each.
 _SAVE = b"""
@@ -111,17 +115,23 @@ class DatabaseAuthStore:
         """
         if ref.epoch == UNSTORED_EPOCH:
             return
+        salon_id = int(ref.session_id.removeprefix("company_"))
         row = await self._run(
             _SAVE,
             {
                 "id": ref.session_id,
-                "salon": int(ref.session_id.removeprefix("company_")),
+                "salon": salon_id,
                 "epoch": ref.epoch,
                 "creds": creds,
                 "keys": keys,
             },
         )
-        if row is None or row[0] == 0:
+        if row is not None and row[0]:
+            return
+        # A socket that a reset wants unlinked must live until its owner has done so,
+        # and a refused write would end it: its writes go nowhere.
+        leaving = await self._run(_LEAVING, (ref.epoch, salon_id))
+        if not (leaving and leaving[0]):
             raise StoreRefused(f"{ref.session_id}: epoch {ref.epoch} is over")
 
     async def _run(

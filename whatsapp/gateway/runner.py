@@ -324,6 +324,11 @@ class SalonRunner:
     async def _serve_attempt(self, work: Work, attempt: OpenAttempt) -> None:
         if self._waiting and attempt.id == self.attempt_id:
             return  # between two tries of this very attempt
+        if attempt.remaining <= 0:
+            # Nobody came in time; who waited has been told so, or is now.
+            await self._host.services(pairing.expire_overdue)
+            self.post(Look())
+            return
         if attempt.id != self.attempt_id:
             self._failures = 0
         self._stop_waiting()
@@ -617,6 +622,7 @@ class SalonRunner:
 
     async def _release(self) -> None:
         self._gone = True
+        self.missed = any(isinstance(message, Look) for message in self._mailbox)
         self._stop_waiting()
         await self._host.release(self)
 

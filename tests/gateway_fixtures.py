@@ -1,0 +1,464 @@
+"""Gateways on a real engine, a simulated WhatsApp and the test's own database.
+
+Import the fixtures by name into a test module::
+
+    from tests.gateway_fixtures import simulator, world  # noqa: F401
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import itertools
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, TypeVar
+
+import pytest
+import pytest_asyncio
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from django.conf import settings
+from django.db import connection
+
+from tests import factories
+from tests.engine_fixtures import simulator
+from tests.simulator import Phone, Simulator, find_node
+from whatsapp import events
+from whatsapp.engine import Limits
+from whatsapp.events import Snapshot
+from whatsapp.gateway import SessionManager, policy
+from whatsapp.gateway.database import Services
+from whatsapp.models import (
+    ArchivedCredentials,
+    PairingAttempt,
+    Salon,
+    WhatsAppAuth,
+    WhatsAppKey,
+    WhatsAppSession,
+)
+from whatsapp.services import pairing, salons, sessions
+
+__all__ = ["Gateway", "SalonStory", "World", "each", "simulator", "world"]
+
+PATIENCE = 15.0
+T = TypeVar("T")
+
+_salon_ids = itertools.count(1)
+# A range of its own for every process: tests may run side by side on one WhatsApp.
+_numbers = itertools.count(79010000001 + os.getpid() % 10_000 * 1_000)
+
+
+def new_number() -> str:
+    """Return an invented phone that no other test uses."""
+    return str(next(_numbers))
+
+
+def make_creds(jid: str, form: str = "base64") -> dict[str, Any]:
+    """Return creds that can log in: the one key that matters for that is a real one."""
+    phone, device = jid.split("@")[0].split(":")
+    creds = factories.make_creds(phone, device=int(device), form=form)
+    private = X25519PrivateKey.generate()
+    creds["noiseKey"] = {
+        "private": _binary(private.private_bytes_raw(), form),
+        "public": _binary(private.public_key().public_bytes_raw(), form),
+    }
+    return creds
+
+
+def _binary(value: bytes, form: str) -> dict[str, Any]:
+    if form == "base64":
+        return {"type": "Buffer", "data": base64.b64encode(value).decode()}
+    if form == "bytes":
+        return {"type": "Buffer", "data": list(value)}
+    return {str(index): byte for index, byte in enumerate(value)}
+
+
+async def each(
+    story: Callable[..., Awaitable[object]], *cases: tuple[object, ...]
+) -> None:
+    """Run a story for every case at the same time, each with a salon of its own.
+
+    Cheaper than a gateway for each, and it shows that one salon's trouble is not
+    another's.
+    """
+
+    async def told(case: tuple[object, ...]) -> None:
+        try:
+            await story(*case)
+        except BaseException as error:
+            error.add_note(f"in the case {case}")
+            raise
+
+    async with asyncio.TaskGroup() as stories:
+        for case in cases:
+            stories.create_task(told(case))
+
+
+class Gateway:
+    """A gateway in this process. A context manager; leaving it hands over."""
+
+    def __init__(self, manager: SessionManager) -> None:
+        self.manager = manager
+        self._stop = asyncio.Event()
+        self._running = asyncio.create_task(manager.run(self._stop))
+
+    @property
+    def name(self) -> str:
+        """The owner in the rows of its salons."""
+        return self.manager.name
+
+    @property
+    def node_pid(self) -> int:
+        """Of its Node.js."""
+        pid = self.manager.engine.pid
+        assert pid
+        return pid
+
+    async def ready(self) -> None:
+        """Wait until it claims salons."""
+        while not self.manager._owning:
+            if self._running.done():
+                await self._running
+            await asyncio.sleep(0.005)
+
+    async def stop(self) -> float:
+        """Hand over; return the seconds that it took."""
+        began = time.monotonic()
+        self._stop.set()
+        async with asyncio.timeout(PATIENCE):
+            await self._running
+        return time.monotonic() - began
+
+
+class SalonStory:
+    """One salon: what its people do, and what can be seen of it."""
+
+    def __init__(self, world: World, salon: Salon, phone: Phone) -> None:
+        self.world = world
+        self.salon = salon
+        self.phone = phone
+        self.pk = salon.pk
+
+    # What people do
+
+    async def ask_code(self, phone: Phone | None = None) -> pairing.Answer:
+        """Ask for a code, as a page does."""
+        number = (phone or self.phone).number
+        return await self.world.call(
+            pairing.request_code, self.salon, f"+{number}", "page"
+        )
+
+    async def ask_qr(self) -> pairing.Answer:
+        """Ask for a QR, as a page does."""
+        return await self.world.call(pairing.request_qr, self.salon, "page")
+
+    async def connect(self) -> None:
+        """Wish it to run."""
+        await self.world.call(sessions.connect, self.salon, "staff")
+
+    async def disconnect(self) -> None:
+        """Wish it to stop."""
+        await self.world.call(sessions.disconnect, self.salon, "staff")
+
+    async def reset(self) -> None:
+        """Forget the link."""
+        await self.world.call(sessions.reset, self.salon, "staff")
+
+    async def enter(self, code: str, phone: Phone | None = None) -> dict[str, Any]:
+        """Type a code on the phone."""
+        return await asyncio.to_thread((phone or self.phone).enter_code, code)
+
+    async def scan(self, qr: str, phone: Phone | None = None) -> dict[str, Any]:
+        """Scan a QR with the phone."""
+        return await asyncio.to_thread((phone or self.phone).scan, qr)
+
+    async def link(self, phone: Phone | None = None) -> str:
+        """Link by code until the session is open; return the device's JID."""
+        await self.ask_code(phone)
+        answer = await self.enter(await self.code(), phone)
+        assert answer["ok"], answer
+        await self.status("open")
+        return answer["jid"]
+
+    # What can be seen
+
+    async def snapshot(self) -> Snapshot:
+        """Return what a page would be told now."""
+        state = await self.world.call(events.snapshot, self.pk)
+        assert state is not None
+        return state
+
+    async def until(
+        self,
+        condition: Callable[[Snapshot], T],
+        what: str,
+        within: float = PATIENCE,
+    ) -> T:
+        """Wait until the snapshot fulfils the condition; return what it gave."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + within
+        while True:
+            state = await self.snapshot()
+            if found := condition(state):
+                return found
+            assert loop.time() < deadline, f"{what}; there is {state}"
+            await asyncio.sleep(0.01)
+
+    async def status(self, *wanted: str, within: float = PATIENCE) -> Snapshot:
+        """Wait for one of these statuses."""
+        return await self.until(
+            lambda state: state if state["status"] in wanted else None,
+            f"status {wanted}",
+            within,
+        )
+
+    async def code(self) -> str:
+        """Wait for the code that is shown."""
+        return await self.until(
+            lambda state: state["attempt"] and state["attempt"]["code"], "a code"
+        )
+
+    async def qr(self, *, other_than: str = "") -> str:
+        """Wait for a QR that is shown."""
+        return await self.until(
+            lambda state: (
+                state["attempt"]
+                and state["attempt"]["qr"] != other_than
+                and state["attempt"]["qr"]
+            ),
+            "a QR",
+        )
+
+    async def stage(self, wanted: str, error: str = "") -> Snapshot:
+        """Wait until the latest attempt is at this stage, with this error."""
+        return await self.until(
+            lambda state: (
+                state
+                if state["attempt"]
+                and state["attempt"]["stage"] == wanted
+                and state["attempt"]["error"] == error
+                else None
+            ),
+            f"stage {wanted} {error}",
+        )
+
+    async def session(self) -> WhatsAppSession:
+        """Return the session row."""
+        return await self.world.call(WhatsAppSession.objects.get, salon=self.salon)
+
+    async def creds(self) -> dict[str, Any] | None:
+        """Return the stored creds."""
+        rows = WhatsAppAuth.objects.filter(company_id=self.salon.session_id)
+        row = await self.world.call(rows.first)
+        return row and row.creds
+
+    async def me(self) -> str:
+        """Return the JID in the stored creds; "" if there are none."""
+        creds = await self.creds()
+        return str(creds["me"]["id"]) if creds else ""
+
+    async def key_count(self) -> int:
+        """Return how many Signal keys are stored."""
+        rows = WhatsAppKey.objects.filter(company_id=self.salon.session_id)
+        return await self.world.call(rows.count)
+
+    async def attempts(self) -> list[tuple[str, str, str]]:
+        """Return (kind, stage, error) of every attempt, oldest first."""
+        rows = PairingAttempt.objects.filter(salon=self.salon).order_by("id")
+        return await self.world.call(
+            lambda: list(rows.values_list("kind", "stage", "error"))
+        )
+
+    async def archive(self) -> list[tuple[str, str]]:
+        """Return (phone, reason) of what was archived, oldest first."""
+        rows = ArchivedCredentials.objects.filter(salon=self.salon).order_by("id")
+        return await self.world.call(lambda: list(rows.values_list("phone", "reason")))
+
+    async def no_owner(self) -> None:
+        """Wait until no gateway runs it."""
+        await self.world.until(self._has_no_owner, "the salon is released")
+
+    async def _has_no_owner(self) -> bool:
+        return not (await self.session()).owner
+
+
+class World:
+    """A database, a WhatsApp with its phones, and gateways between them."""
+
+    def __init__(self, simulator: Simulator) -> None:
+        self.simulator = simulator
+        self.call = Services()
+        self._gateways = AsyncExitStack()
+        self.strangers_may_log_in = False
+        """For the one fault that makes us believe in a link that there is not."""
+
+    async def gateway(self, *, ready: bool = True, **limits: float) -> Gateway:
+        """Start a gateway; it is stopped after the test."""
+        limits.setdefault("code_timeout", settings.WHATSAPP_PAIRING_TIMEOUT * 0.9)
+        manager = SessionManager(
+            node=find_node(),
+            ws_url=self.simulator.ws_url,
+            limits=Limits(**limits),  # type: ignore[arg-type]
+        )
+        gateway = Gateway(manager)
+        self._gateways.push_async_callback(gateway.stop)
+        if ready:
+            async with asyncio.timeout(PATIENCE):
+                await gateway.ready()
+        return gateway
+
+    async def close(self) -> None:
+        """Stop every gateway."""
+        await self._gateways.aclose()
+
+    async def phone(self, **options: Any) -> Phone:
+        """Return a phone that nobody has used."""
+        return await asyncio.to_thread(self.simulator.phone, new_number(), **options)
+
+    async def salon(self) -> SalonStory:
+        """Make a salon that was never linked, and its phone."""
+        number = next(_salon_ids)
+        salon = await self.call(salons.create, number, f"Salon {number}")
+        return SalonStory(self, salon, await self.phone())
+
+    async def linked_salon(self, form: str = "base64") -> SalonStory:
+        """Make a salon whose phone was linked before, as an old row has it."""
+        story = await self.salon()
+        jid = f"{story.phone.number}:7@s.whatsapp.net"
+        await asyncio.to_thread(story.phone.adopt_device, jid)
+        creds, keys = make_creds(jid, form), factories.make_keys(form)
+        await self.call(factories.store_creds, story.salon, creds, keys)
+        return story
+
+    async def open_salon(self) -> SalonStory:
+        """Make a linked salon and wait until it is open."""
+        story = await self.linked_salon()
+        await story.connect()
+        await story.status("open")
+        return story
+
+    async def until(
+        self,
+        condition: Callable[[], Awaitable[T]],
+        what: str,
+        within: float = PATIENCE,
+    ) -> T:
+        """Wait until the condition holds; return what it gave."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + within
+        while True:
+            if found := await condition():
+                return found
+            assert loop.time() < deadline, f"waited in vain: {what}"
+            await asyncio.sleep(0.01)
+
+    # WhatsApp's view
+
+    async def journal(self) -> dict[str, Any]:
+        """Return what WhatsApp saw."""
+        return await asyncio.to_thread(self.simulator.journal)
+
+    async def device(self, jid: str) -> dict[str, Any]:
+        """Return what WhatsApp saw of one device."""
+        return (await self.journal())["devices"][jid]
+
+    async def connections(self, **like: str) -> list[dict[str, Any]]:
+        """Return WhatsApp's open connections with these fields."""
+        found = await asyncio.to_thread(self.simulator.connections)
+        return [one for one in found if all(one.get(key) == like[key] for key in like)]
+
+    async def no_connections(self, **like: str) -> None:
+        """Wait until WhatsApp sees none with these fields."""
+
+        async def gone() -> bool:
+            return not await self.connections(**like)
+
+        await self.until(gone, f"sockets go: {like}")
+
+    async def connected(self, **like: str) -> list[dict[str, Any]]:
+        """Wait until WhatsApp sees one with these fields."""
+        return await self.until(
+            lambda: self.connections(**like), f"sockets come: {like}"
+        )
+
+    async def fault(self, kind: str, **params: Any) -> Any:
+        """Put a fault in place until the test ends."""
+        return await asyncio.to_thread(self.simulator.fault, kind, **params)
+
+    async def on_connections(self, action: str, *args: Any, **which: Any) -> int:
+        """Do something to connections: drop, stream_error, freeze."""
+        act = getattr(self.simulator, action)
+        count: int = await asyncio.to_thread(lambda: act(*args, **which))
+        return count
+
+    async def sql(self, statement: str, *params: object) -> list[tuple[Any, ...]]:
+        """Run a statement on a connection of its own."""
+        return await self.call(_sql, statement, params)
+
+
+def _sql(statement: str, params: tuple[object, ...]) -> list[tuple[Any, ...]]:
+    with connection.cursor() as cursor:
+        cursor.execute(statement, params)
+        return cursor.fetchall() if cursor.description else []
+
+
+def _surprises(records: list[logging.LogRecord]) -> list[str]:
+    return [
+        record.getMessage() + str(record.exc_info[1])
+        for record in records
+        if record.name.startswith("whatsapp.gateway") and record.exc_info
+    ]
+
+
+@asynccontextmanager
+async def _calm_ending(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> AsyncIterator[None]:
+    """Hold the promises that every test must keep, whatever it is about."""
+    yield
+    await world.close()
+    await world.no_connections()
+    journal = await world.journal()
+    doubles = {
+        jid: device["peakOpenSockets"]
+        for jid, device in journal["devices"].items()
+        if device["peakOpenSockets"] > 1
+    }
+    assert doubles == {}, "two live sockets of one device"
+    if not world.strangers_may_log_in:
+        assert journal["unknownLogins"] == 0, "a login with creds never linked"
+    assert not await world.sql(
+        "SELECT 1 FROM whatsapp_auth WHERE jsonb_typeof(creds->'account') <> 'object'"
+        " OR NOT creds->'me'->>'id' ~ '^[0-9]+:[0-9]+@'"
+    ), "creds that no phone has confirmed"
+    for when in ("setup", "call", "teardown"):
+        assert _surprises(caplog.get_records(when)) == []  # type: ignore[arg-type]
+
+
+@pytest_asyncio.fixture
+async def world(
+    simulator: Simulator,
+    transactional_db: None,
+    settings: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> AsyncIterator[World]:
+    """A world whose every test ends with nothing left behind.
+
+    The regular look is far away: what a person asks for must be served by the wake.
+    """
+    caplog.set_level(logging.INFO, logger="whatsapp")
+    settings.WHATSAPP_LOOK_INTERVAL = 60
+    monkeypatch.setattr(policy, "RECONNECT_FIRST_SECONDS", 0.1)
+    new = World(simulator)
+    try:
+        async with _calm_ending(new, caplog):
+            yield new
+    finally:
+        await new.close()
+        new.call.close()
+        await asyncio.to_thread(simulator.clear_faults)
+        await asyncio.to_thread(simulator.reset_journal)
