@@ -44,58 +44,87 @@ function kindOf(code) {
 }
 
 /**
+ * @typedef {object} Request
+ * @property {WASocket} sock @property {string} phone bare digits
+ * @property {import('./pools.js').PreparedCode} prepared
+ * @property {[string, string, string]} browser
+ * @property {number} deadline epoch ms
+ * @property {() => void} onAcknowledged called before the next stanza is read
+ */
+
+/**
  * Asks for a code, once more after a 5xx, and makes the creds ready for the phone that
  * types it: Baileys' handler of the phone's answer reads `pairingCode` and `me.id`.
  *
  * Nothing is changed before the acknowledgement: an older code of this socket stays good
  * when a newer one is refused, and creds that never were acknowledged name no phone.
  *
- * @param {WASocket} sock @param {string} phone bare digits
- * @param {import('./pools.js').PreparedCode} prepared
- * @param {{browser: [string, string, string], deadline: number}} options epoch ms
- * @returns {Promise<string>} the code @throws {Refused}
+ * @param {Request} request @returns {Promise<string>} the code @throws {Refused}
  */
-export async function requestCode(sock, phone, prepared, options) {
-  const left = () => options.deadline - Date.now()
-  let answer = await hello(sock, phone, prepared, options.browser, left())
+export async function requestCode(request) {
+  const left = () => request.deadline - Date.now()
+  let answer = await hello(request, left())
   if (answer.code >= 500 && left() > RETRY_NEEDS_MS + RETRY_AFTER_MS) {
     await sleep(RETRY_AFTER_MS)
-    answer = await hello(sock, phone, prepared, options.browser, left())
+    answer = await hello(request, left())
   }
   if (answer.code) throw new Refused(kindOf(answer.code), `${answer.code} ${answer.text}`, answer)
-  const { creds } = sock.authState
-  creds.pairingCode = prepared.code
-  creds.me = { id: jidEncode(phone, 's.whatsapp.net'), name: '~' }
-  return prepared.code
+  return request.prepared.code
 }
 
 /**
- * @param {WASocket} sock @param {string} phone
- * @param {import('./pools.js').PreparedCode} prepared
- * @param {[string, string, string]} browser @param {number} timeoutMs
+ * Not with sock.query, which throws away an error's attributes and has two timers that
+ * race for what a timeout looks like.
+ *
+ * @param {Request} request @param {number} timeoutMs
  * @returns {Promise<{code: number, text: string, backoff?: number}>} code 0: acknowledged
  */
-async function hello(sock, phone, prepared, browser, timeoutMs) {
+async function hello(request, timeoutMs) {
+  const { sock } = request
   const id = sock.generateMessageTag()
-  // Listening before sending, and not with sock.query: that one throws errors without
-  // their attributes, and has two timers that race for how a timeout looks.
-  const answered = sock.waitForMessage(id, Math.max(timeoutMs, 1))
-  const sent = sock.sendNode(helloNode(sock, id, phone, prepared, browser))
-  /** @type {BinaryNode | undefined} */
-  let answer
-  try {
-    ;[answer] = await Promise.all([answered, sent])
-  } catch (error) {
-    throw new Refused('closed', error instanceof Error ? error.message : 'connection closed')
+  // What follows in the same chunk of TCP is read before any promise is resolved.
+  const accept = (/** @type {BinaryNode} */ answer) => {
+    if (isAcknowledged(answer)) acknowledge(request)
   }
-  if (!answer) throw new Refused('silence', 'companion_hello was not answered')
+  sock.ws.on(`TAG:${id}`, accept)
+  try {
+    const answered = sock.waitForMessage(id, Math.max(timeoutMs, 1))
+    const [answer] = await Promise.all([answered, sock.sendNode(helloNode(request, id))])
+    if (!answer) throw new Refused('silence', 'companion_hello was not answered')
+    return verdict(answer)
+  } catch (error) {
+    if (error instanceof Refused) throw error
+    throw new Refused('closed', error instanceof Error ? error.message : 'connection closed')
+  } finally {
+    sock.ws.off(`TAG:${id}`, accept)
+  }
+}
+
+/** @param {BinaryNode} answer */
+const isAcknowledged = answer =>
+  Boolean(
+    getBinaryNodeChild(
+      getBinaryNodeChild(answer, 'link_code_companion_reg'),
+      'link_code_pairing_ref',
+    ),
+  )
+
+/** @param {Request} request */
+function acknowledge({ sock, phone, prepared, onAcknowledged }) {
+  const { creds } = sock.authState
+  creds.pairingCode = prepared.code
+  creds.me = { id: jidEncode(phone, 's.whatsapp.net'), name: '~' }
+  onAcknowledged()
+}
+
+/** @param {BinaryNode} answer */
+function verdict(answer) {
   const refusal = getBinaryNodeChild(answer, 'error')
   if (refusal || answer.attrs.type === 'error') {
     const { code, text, backoff } = refusal?.attrs ?? {}
     return { code: Number(code) || 500, text: text ?? '', backoff: Number(backoff) || undefined }
   }
-  const reg = getBinaryNodeChild(answer, 'link_code_companion_reg')
-  if (!getBinaryNodeChild(reg, 'link_code_pairing_ref')) {
+  if (!isAcknowledged(answer)) {
     throw new Refused('server_error', 'companion_hello was answered without a ref')
   }
   return { code: 0, text: '' }
@@ -105,11 +134,9 @@ async function hello(sock, phone, prepared, browser, timeoutMs) {
  * The stanza of Baileys' requestPairingCode and whatsmeow's PairPhone. The nonce is a
  * zero byte, as in whatsmeow and WhatsApp Web; Baileys sends the digit.
  *
- * @param {WASocket} sock @param {string} id @param {string} phone
- * @param {import('./pools.js').PreparedCode} prepared @param {[string, string, string]} browser
- * @returns {BinaryNode}
+ * @param {Request} request @param {string} id @returns {BinaryNode}
  */
-function helloNode(sock, id, phone, { salt, key }, browser) {
+function helloNode({ sock, phone, prepared: { salt, key }, browser }, id) {
   const { creds } = sock.authState
   const iv = randomBytes(16)
   const sealed = aesEncryptCTR(creds.pairingEphemeralKeyPair.public, key, iv)

@@ -339,11 +339,18 @@ export class Session {
     this.#asking = true
     try {
       await Promise.race([this.#registeredBy(deadline), refused])
-      const asked = requestCode(this.sock, phone, await prepared, { browser: BROWSER, deadline })
-      const code = await Promise.race([asked, refused])
-      this.#entered = false
-      this.#codeShown = true
-      return code
+      const asked = requestCode({
+        sock: this.sock,
+        phone,
+        prepared: await prepared,
+        browser: BROWSER,
+        deadline,
+        onAcknowledged: () => {
+          this.#entered = false
+          this.#codeShown = true
+        },
+      })
+      return await Promise.race([asked, refused])
     } catch (error) {
       // The query notices a lost connection before Baileys says why it was lost.
       const isCut = error instanceof Refused && error.kind === 'closed' && !error.more
