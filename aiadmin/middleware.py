@@ -46,7 +46,7 @@ class ContentSecurityPolicyMiddleware:
         return response
 
 
-class StaticFilesMiddleware(WhiteNoiseMiddleware):
+class StaticFilesMiddleware(WhiteNoiseMiddleware):  # type: ignore[misc]  # untyped
     """WhiteNoise for ASGI, where Django reads a file whole and warns about it."""
 
     @staticmethod
