@@ -96,6 +96,7 @@
 
   const finish = () => {
     over = true;
+    get("status").textContent = ""; // what it said may no longer be true
     for (const id of ["lost", "link", "linked", "action"]) show(get(id), false);
   };
 
@@ -302,7 +303,6 @@
   setInterval(tick, 1000);
   if (token) connect();
   else {
-    get("status").textContent = "";
     problem(texts.noToken);
     finish();
   }
