@@ -255,7 +255,12 @@ class SessionManager:
             acquired = await self._ownership.acquire(free)
             if not acquired:
                 return 0
-            await self.services(sessions.take_over, acquired, self.name)
+            try:
+                await self.services(sessions.take_over, acquired, self.name)
+            except DATABASE_ERRORS:
+                # A lock without a runner would keep the salon from everybody.
+                await self._ownership.release(acquired)
+                raise
             for pk in acquired:
                 runner = self._runners[pk] = SalonRunner(self, pk)
                 runner.post(Look())
@@ -311,7 +316,7 @@ class SessionManager:
                 while True:
                     message = await layer.receive(channel)
                     await self._look_at(message["salon"])
-            except (OSError, RuntimeError) as error:
+            except events.LAYER_ERRORS as error:
                 # The layer only saves time: the regular look finds everything.
                 logger.warning("The channel layer is down: %s", type(error).__name__)
                 await asyncio.sleep(RECONNECT_SECONDS)

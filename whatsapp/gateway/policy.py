@@ -15,6 +15,12 @@ LINK_TRIES = 2
 BAD_SESSIONS = 3
 """So many 500s in a row, and a person should look at it."""
 
+RESTARTS = 3
+"""So many 515s are obeyed at once; a server that goes on is a server in trouble."""
+
+STABLE_SECONDS = 60.0
+"""A session that was open for so long has come through: its failures are forgotten."""
+
 RECONNECT_FIRST_SECONDS = 1.0
 RECONNECT_MAX_SECONDS = 60.0
 OUTDATED_SECONDS = 600.0

@@ -168,6 +168,8 @@ class SalonRunner:
         self._ever_open = False
         self._failures = 0
         self._bad_sessions = 0
+        self._restarts = 0
+        self._opened_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._waiting = False
         self._worker: asyncio.Task[None] | None = None
@@ -481,7 +483,7 @@ class SalonRunner:
         if await self._call(pairing.record_open, ref.epoch, phone):
             self.attempt_id = None
             self.is_open = self._ever_open = True
-            self._failures = self._bad_sessions = 0
+            self._opened_at = asyncio.get_running_loop().time()
         else:
             self.post(Look())
 
@@ -503,7 +505,7 @@ class SalonRunner:
             await self._on_link_closed(ref, reason)
         else:
             if was_open:
-                self._failures = 0
+                self._forgive_if_stable()
             await self._on_session_closed(ref, reason)
 
     async def _on_link_closed(self, ref: SessionRef, reason: DisconnectReason) -> None:
@@ -534,7 +536,8 @@ class SalonRunner:
             replaced=self._host.replaced[self.salon_pk],
         )
         match verdict.then:
-            case policy.Then.RESTART:
+            case policy.Then.RESTART if self._restarts < policy.RESTARTS:
+                self._restarts += 1
                 self.post(Look(hurry=True))
             case policy.Then.LOG_OUT:
                 await self._on_logged_out(ref, reason)
@@ -542,9 +545,16 @@ class SalonRunner:
                 if reason.is_replaced:
                     self._host.replaced[self.salon_pk] += 1
                 await self._halt(ref, reason, verdict)
-            case policy.Then.BACK_OFF:
+            case policy.Then.RESTART | policy.Then.BACK_OFF:
                 self._bad_sessions += reason.is_bad_session
                 await self._on_lost(ref, reason)
+
+    def _forgive_if_stable(self) -> None:
+        """Forget earlier failures; one that is cut as soon as it opens has not ended them."""
+        open_for = asyncio.get_running_loop().time() - self._opened_at
+        if open_for >= policy.STABLE_SECONDS:
+            self._failures = self._bad_sessions = self._restarts = 0
+            self._host.replaced.pop(self.salon_pk, None)
 
     async def _on_logged_out(self, ref: SessionRef, reason: DisconnectReason) -> None:
         if self._ever_open or not await self._call(
