@@ -298,6 +298,22 @@ async def test_a_newer_open_takes_over_an_open_socket(rig: Rig) -> None:
     assert rig.of(newer) == []
 
 
+async def test_a_cancelled_open_leaves_nothing_and_hides_nothing(rig: Rig) -> None:
+    phone, older = await rig.linked()
+    creds = rig.store.creds["company_1"]
+    for _ in range(5):
+        opening = asyncio.create_task(rig.engine.open(new_ref(), creds))
+        await asyncio.sleep(0)
+        opening.cancel()
+        await asyncio.wait([opening])
+    newest = await rig.resume(creds, first=False)
+    assert rig.of(older) == []
+    assert (await rig.engine.stats()).sessions == 1
+    device = (await rig.journal())["devices"][phone.devices()[0]["jid"]]
+    assert device["peakOpenSockets"] == 1
+    await rig.engine.close(newest)
+
+
 async def test_a_session_that_is_closed_while_it_waits_its_turn_never_starts(
     make_rig: MakeRig,
 ) -> None:

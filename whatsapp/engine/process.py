@@ -150,7 +150,8 @@ class Engine:
         self._codes = Slots(limits.codes, limits.slot_hold)
         self._first_logins = Slots(limits.first_logins, limits.slot_hold)
         self._logins = Slots(limits.logins, limits.slot_hold)
-        self._sessions: dict[str, _Session] = {}
+        # All generations of a session that are not over, oldest first.
+        self._sessions: dict[str, list[_Session]] = {}
         self._generations: dict[int, _Session] = {}
         self._endings: dict[int, Closed] = {}
         self._child: Child | None = None
@@ -290,18 +291,18 @@ class Engine:
             first: whether these creds were never logged in with, which costs more.
 
         Raises:
-            EngineGone: Node.js is not running, or died.
+            EngineGone: Node.js is not running, died, or does not answer.
             UnreadableCreds: the text is no creds.
         """
         self._require_child()
         if ref.generation in self._generations:
             raise ValueError(f"generation {ref.generation} is open already")
         session = _Session(ref, self._slots_for(creds, first=first).turn())
-        previous = self._sessions.get(ref.session_id)
-        self._sessions[ref.session_id] = session
+        older = list(self._sessions.setdefault(ref.session_id, []))
+        self._sessions[ref.session_id].append(session)
         self._generations[ref.generation] = session
         try:
-            if previous:
+            for previous in older:
                 previous.muted = True
                 await self._end(previous)
             if await session.turn.wait() and not session.muted:
@@ -332,6 +333,9 @@ class Engine:
                 label=f"{ref.session_id}#{ref.generation}",
                 creds=creds,
             )
+        except TimeoutError:
+            # The clock ends the socket, should it come to one.
+            raise EngineGone("Node.js does not answer") from None
         except EngineGone:
             raise
         except EngineError as error:
@@ -431,8 +435,11 @@ class Engine:
         session.settle()
         ref = session.ref
         self._generations.pop(ref.generation, None)
-        if self._sessions.get(ref.session_id) is session:
-            del self._sessions[ref.session_id]
+        generations = self._sessions.get(ref.session_id, [])
+        if session in generations:
+            generations.remove(session)
+        if not generations:
+            self._sessions.pop(ref.session_id, None)
 
     def _on_silence(self, session: _Session) -> None:
         if self._tasks:
