@@ -165,7 +165,7 @@ class Cell:
         return await self.answer()
 
     async def check_end(self) -> None:
-        """The status is the truth, and the tables hold what it says."""
+        """The status is the truth, the tables hold what it says; then let it rest."""
         await self.page.send("get-status")
         mark = self.page.mark
         await self.page.status("open", since=max(0, mark - 1))
@@ -173,6 +173,9 @@ class Cell:
         assert creds is not None
         assert creds["account"]
         assert ":" in creds["me"]["id"]
+        mark = self.page.mark
+        await self.page.send("disconnect-whatsapp")
+        await self.page.status("stopped", since=mark)
 
 
 # --- faults --------------------------------------------------------------------------
@@ -500,8 +503,7 @@ async def run_cells(
         try:
             outcome = await play(cell)
             table[fault, cell.state, cell.ask] = outcome
-            if outcome in ("connected", "ALREADY_CONNECTED"):
-                await cell.check_end()
+            await cell.check_end()
         finally:
             await cell.page.close()
 

@@ -257,6 +257,11 @@ class PairingAttempt(models.Model):
     stage = models.CharField(
         max_length=10, choices=Stage.choices, default=Stage.REQUESTED
     )
+    fresh = models.BooleanField(
+        default=False,
+        help_text="A QR for a new link although one is stored: asked for in place of a "
+        "code, by somebody who is just linking.",
+    )
     requested_by = models.CharField(max_length=64, blank=True)
     requested_at = models.DateTimeField(db_default=Now())
     deadline = models.DateTimeField(help_text="When the present stage is over.")

@@ -64,8 +64,10 @@ class Limits:
     links: int = 4
     codes: int = 4
     first_logins: int = 4
-    logins: int = 16
-    slot_hold: float = 3
+    logins: int = 8
+    # Long enough for a busy machine: slots that come back while their starts still
+    # compute let all the others in on top, and then nobody gets through in time.
+    slot_hold: float = 10
     pooled_codes: int = 8
     pooled_creds: int = 8
     heap_mb: int = 4096

@@ -42,6 +42,7 @@ UNWATCHED_SECONDS = 120.0
 ALIVE_FLUSH_SECONDS = 30.0
 DEGRADED_SECONDS = 75.0
 HAND_OVER_SECONDS = 1.8
+COURTESY_SECONDS = 0.5
 DISMISS_SECONDS = 20.0
 RECONNECT_SECONDS = 0.5
 
@@ -112,7 +113,8 @@ class SessionManager:
         finally:
             for task in self._tasks:
                 task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            if self._tasks:
+                await asyncio.wait(self._tasks, timeout=COURTESY_SECONDS)
             await self.engine.stop()
             await self._ownership.close()
             await self.store.close()
@@ -137,12 +139,16 @@ class SessionManager:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(HAND_OVER_SECONDS):
                     await self._idle.wait()
+        # The locks go with their connection, whether or not the database listens.
         pks = [runner.salon_pk for runner in runners]
-        with contextlib.suppress(*DATABASE_ERRORS):
-            await self.services(sessions.give_up, pks, self.name)
+        await self._briefly(self.services(sessions.give_up, pks, self.name))
         await self._ownership.close()
-        with contextlib.suppress(*DATABASE_ERRORS):
-            await self.services(events.wake_gateways, None)
+        await self._briefly(self.services(events.wake_gateways, None))
+
+    async def _briefly(self, work: Coroutine[Any, Any, None]) -> None:
+        """Give a courtesy a moment; a thread that waits for the database goes on."""
+        task = self.spawn(work, "hand over")
+        await asyncio.wait([task], timeout=COURTESY_SECONDS)
 
     # --- what runners need ------------------------------------------------------------
 

@@ -100,7 +100,7 @@ def reconnect_delay(failures: int) -> float:
 
 def retry_delay(failures: int) -> float:
     """Return the seconds before another socket for a link that somebody waits for."""
-    return 0.25 * 4.0 ** (failures - 1)
+    return min(0.25 * 4.0 ** (failures - 1), 4.0)
 
 
 RefusalKind = CodeRefused.Kind

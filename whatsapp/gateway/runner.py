@@ -337,7 +337,7 @@ class SalonRunner:
         if attempt.stage == Stage.FINISHING:
             await self._resume(work, attempt)
         elif attempt.stage == Stage.REQUESTED and attempt.kind == Kind.QR:
-            if work.creds.linked:
+            if work.creds.linked and not attempt.fresh:
                 await self._resume(work, attempt)
             else:
                 await self._link(work, attempt)
@@ -590,6 +590,11 @@ class SalonRunner:
         elif self._failures >= policy.LINK_TRIES and self._ever_open:
             await self._fail_attempt(ErrorCode.WHATSAPP_UNREACHABLE, epoch=ref.epoch)
             self.attempt_id = None
+        else:
+            # Somebody waits for it.
+            self._failures += 1
+            self._later(policy.retry_delay(self._failures), Look(hurry=True))
+            return
         self._back_off()
 
     # --- helpers ----------------------------------------------------------------------

@@ -46,6 +46,7 @@ class Migration(migrations.Migration):
                 ('kind', models.CharField(choices=[('code', 'Pairing code'), ('qr', 'QR')], max_length=4)),
                 ('phone', models.CharField(blank=True, help_text='Digits; the phone that a code is for.', max_length=15)),
                 ('stage', models.CharField(choices=[('requested', 'Requested'), ('shown', 'Shown'), ('entered', 'Entered'), ('finishing', 'Finishing'), ('linked', 'Linked'), ('failed', 'Failed'), ('expired', 'Expired'), ('superseded', 'Superseded'), ('cancelled', 'Cancelled')], default='requested', max_length=10)),
+                ('fresh', models.BooleanField(default=False, help_text='A QR for a new link although one is stored: asked for in place of a code, by somebody who is just linking.')),
                 ('requested_by', models.CharField(blank=True, max_length=64)),
                 ('requested_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
                 ('deadline', models.DateTimeField(help_text='When the present stage is over.')),

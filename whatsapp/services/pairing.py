@@ -132,8 +132,11 @@ def request_qr(salon: Salon, actor: str) -> Answer:
                 return Answer.SAME
             if attempt.stage in (Stage.REQUESTED, Stage.FINISHING):
                 raise WhatsAppError(ErrorCode.REQUEST_IN_PROGRESS)
-        _insert(salon, Kind.QR, "", actor)
-        session.wanted = True
+        # Who switches from a code to the QR wants a new link, not the old one back.
+        fresh = attempt is not None and creds.linked
+        _insert(salon, Kind.QR, "", actor, fresh=fresh)
+        if not fresh:
+            session.wanted = True
         _begin(session)
     return Answer.STARTED
 
@@ -171,7 +174,9 @@ def _open_attempt(salon: Salon, session: WhatsAppSession) -> PairingAttempt | No
     return attempt
 
 
-def _insert(salon: Salon, kind: str, phone: str, actor: str) -> bool:
+def _insert(
+    salon: Salon, kind: str, phone: str, actor: str, *, fresh: bool = False
+) -> bool:
     """Insert an attempt in place of an open one.
 
     Returns:
@@ -185,6 +190,7 @@ def _insert(salon: Salon, kind: str, phone: str, actor: str) -> bool:
                 salon=salon,
                 kind=kind,
                 phone=phone,
+                fresh=fresh,
                 requested_by=actor,
                 deadline=Now() + timedelta(seconds=settings.WHATSAPP_PAIRING_TIMEOUT),
             )

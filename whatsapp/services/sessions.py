@@ -31,6 +31,8 @@ class OpenAttempt:
     epoch: int | None
     remaining: float
     """Seconds until the deadline of its stage."""
+    fresh: bool
+    """Link anew although creds are stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +186,7 @@ SELECT salon.id, salon.salon_id, salon.title, salon.expected_phone,
        auth.company_id IS NOT NULL,
        jsonb_typeof(auth.creds->'account') = 'object', auth.creds->'me'->>'id',
        a.id, a.kind, a.phone, a.stage, a.epoch,
-       extract(epoch FROM a.deadline - now())::float8
+       extract(epoch FROM a.deadline - now())::float8, a.fresh
 FROM whatsapp_salon salon
 JOIN whatsapp_whatsappsession s ON s.salon_id = salon.id
 LEFT JOIN whatsapp_auth auth ON auth.company_id = 'company_' || salon.salon_id
@@ -210,7 +212,7 @@ def work(salon_pk: int, owner: str) -> Work | None:
     creds = credentials.classify(row[11], row[12]) if row[10] else credentials.ABSENT
     attempt = None
     if row[13] is not None:
-        attempt = OpenAttempt(row[13], row[14], row[15], row[16], row[17], row[18])
+        attempt = OpenAttempt(*row[13:20])
     return Work(salon, row[5], row[6], row[7], row[8], max(0.0, row[9]), creds, attempt)
 
 
