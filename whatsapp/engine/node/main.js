@@ -13,11 +13,12 @@ import { Pipe } from './pipe.js'
 import { CodePool, CredsPool } from './pools.js'
 import { Session } from './session.js'
 
-const NANOSECONDS = 1e6
+/** How often the event loop is looked at; its histogram counts this as well. */
+const LAG_RESOLUTION_MS = 20
 
 /** @type {Map<number, Session>} by generation */
 const sessions = new Map()
-const lag = monitorEventLoopDelay({ resolution: 20 })
+const lag = monitorEventLoopDelay({ resolution: LAG_RESOLUTION_MS })
 lag.enable()
 /** @type {import('./session.js').Settings} */
 let settings
@@ -73,13 +74,16 @@ const commands = {
       rss,
       heap: heapUsed,
       codes_ready: codes.ready,
-      lag_mean_ms: (lag.mean || 0) / NANOSECONDS,
-      lag_max_ms: lag.max / NANOSECONDS,
+      lag_mean_ms: lagMs(lag.mean),
+      lag_max_ms: lagMs(lag.max),
     }
     lag.reset()
     return stats
   },
 }
+
+/** @param {number} nanoseconds NaN before the first look */
+const lagMs = nanoseconds => Math.max((nanoseconds || 0) / 1e6 - LAG_RESOLUTION_MS, 0)
 
 /** @param {{id: number, cmd: string}} message */
 async function obey(message) {
