@@ -3,6 +3,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -262,6 +263,8 @@ def test_root_runs_it_as_nobody_where_namespaces_are_forbidden(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(embedded, "_namespace", lambda _user: ())
+    # As in root's own home: neither our folder nor the programs can be reached.
+    monkeypatch.setattr(embedded, "_reachable", lambda _path: False)
     monkeypatch.setattr(embedded, "SHARED", Path("/opt") / f"aiadmin-{tmp_path.name}")
     var = tmp_path / "closed" / "var"
     var.parent.mkdir(mode=0o700)
@@ -271,6 +274,7 @@ def test_root_runs_it_as_nobody_where_namespaces_are_forbidden(
             assert ask(database.serve().url) == 1
             (data,) = embedded.SHARED.glob("*/postgres")
             assert data.owner() == "nobody"
+            assert len(list(embedded.SHARED.glob("programs-*"))) == 1
             database.stop()
     finally:
         database.stop()
@@ -278,14 +282,20 @@ def test_root_runs_it_as_nobody_where_namespaces_are_forbidden(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
-def test_root_runs_a_users_cluster_as_that_user(var: Path, database: EmbeddedDatabase):
-    owner = 65534
-    for path in (var / "postgres", *(var / "postgres").rglob("*")):
-        os.chown(path, owner, owner)
-    for folder in (var, *list(var.parents)[:3]):
-        folder.chmod(0o755)
-    assert ask(database.connect().url) == 1
-    assert (var / "postgres" / "postmaster.pid").stat().st_uid == owner
+def test_root_runs_a_users_cluster_as_that_user(cluster: Path):
+    with tempfile.TemporaryDirectory() as folder:  # all parents open, unlike tmp_path
+        var = Path(shutil.copytree(cluster, Path(folder) / "var"))
+        owner = 65534
+        for path in (var / "postgres", *(var / "postgres").rglob("*")):
+            os.chown(path, owner, owner)
+        for path in (var.parent, var):
+            path.chmod(0o755)
+        database = EmbeddedDatabase(var, durable=False)
+        try:
+            assert ask(database.connect().url) == 1
+            assert (var / "postgres" / "postmaster.pid").stat().st_uid == owner
+        finally:
+            database.stop()
 
 
 def test_secrets_are_made_once_by_whoever_comes_first(tmp_path: Path):
