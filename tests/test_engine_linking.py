@@ -304,6 +304,36 @@ async def test_a_code_that_whatsapp_wants_renewed_is_told(rig: Rig, by: str) -> 
         assert (await rig.enter(phone, code))["ok"]
 
 
+async def test_a_code_dies_with_the_refs_of_its_socket(make_rig: MakeRig) -> None:
+    rig = await make_rig(qr_lifetime=0.3)
+    phone = await rig.phone()
+    ref = new_ref()
+    await rig.engine.open(ref, None)
+    first = await rig.qr(ref)
+    assert first.window_s == pytest.approx(6 * 0.3, abs=0.3)
+    code = await rig.engine.request_code(ref, phone.number)
+    seen = {first.qr} | {(await rig.qr(ref)).qr for _ in range(5)}
+    assert len(seen) == 6
+    closed = await rig.expect(Closed, ref)
+    assert closed.reason.is_refs_ended
+    assert not closed.linked
+    assert not (await rig.enter(phone, code))["ok"]
+
+
+async def test_no_qr_is_shown_once_the_phone_has_linked(make_rig: MakeRig) -> None:
+    # Baileys' own timer of refs goes on until the socket ends.
+    rig = await make_rig(qr_lifetime=0.3)
+    phone = await rig.phone()
+    ref = new_ref()
+    with rig.simulator.fault("no-515"):
+        await rig.engine.open(ref, None)
+        assert (await rig.scan(phone, (await rig.qr(ref)).qr))["ok"]
+        await rig.expect(Paired, ref)
+        rig.events.clear()
+        await rig.expect(Closed, ref)
+        assert rig.events == []
+
+
 async def test_a_burst_of_thirty_codes(rig: Rig) -> None:
     phones = [await rig.phone() for _ in range(30)]
     refs = [new_ref(f"company_{number}") for number in range(30)]

@@ -59,6 +59,8 @@ class Limits:
     query_timeout: float = 20
     keep_alive: float = 30
     alive_interval: float = 10
+    # How long each QR lives; None for Baileys' own 60 s and then five times 20 s.
+    qr_lifetime: float | None = None
     # How many start at a time (baileys.md, A: without a limit 200 pairings stall for
     # seconds), and how long a start counts as one.
     links: int = 4
@@ -257,6 +259,7 @@ class Engine:
             "queryTimeoutMs": limits.query_timeout * 1000,
             "keepAliveMs": limits.keep_alive * 1000,
             "aliveMs": limits.alive_interval * 1000,
+            "qrMs": limits.qr_lifetime and limits.qr_lifetime * 1000,
             "pooledCodes": limits.pooled_codes,
             "pooledCreds": limits.pooled_creds,
         }

@@ -39,7 +39,7 @@ const REFRESH_CHILDREN = ['companion_reg_refresh', 'pair-device-rotate-qr']
  * @typedef {object} Settings
  * @property {string} [wsUrl] @property {[number, number, number]} [version]
  * @property {number} connectTimeoutMs @property {number} queryTimeoutMs
- * @property {number} keepAliveMs
+ * @property {number} keepAliveMs @property {number} [qrMs] instead of Baileys' own clock
  */
 
 export class Session {
@@ -111,6 +111,7 @@ export class Session {
       connectTimeoutMs: settings.connectTimeoutMs,
       defaultQueryTimeoutMs: settings.queryTimeoutMs,
       keepAliveIntervalMs: settings.keepAliveMs,
+      qrTimeout: settings.qrMs,
       markOnlineOnConnect: false,
       syncFullHistory: false,
       shouldSyncHistoryMessage: () => false,
@@ -246,7 +247,8 @@ export class Session {
   #onQr(text) {
     // Baileys' timer of refs goes on after pair-success.
     if (this.#retired || this.#linked) return
-    const lifetime = this.#qr ? NEXT_REF_MS : FIRST_REF_MS
+    const { qrMs } = this.settings
+    const lifetime = qrMs ?? (this.#qr ? NEXT_REF_MS : FIRST_REF_MS)
     this.#qr = { ref: text, until: Date.now() + lifetime }
     this.#refsLeft--
     this.#drawQr()
@@ -262,10 +264,11 @@ export class Session {
     const fields = this.#qr.ref.split(',')
     fields[SECRET_FIELD] = this.creds.advSecretKey
     const lifetime = Math.max(this.#qr.until - Date.now(), 0)
+    const further = Math.max(this.#refsLeft, 0) * (this.settings.qrMs ?? NEXT_REF_MS)
     this.emit('qr', {
       qr: fields.join(','),
       lifetime_s: lifetime / 1000,
-      window_s: (lifetime + Math.max(this.#refsLeft, 0) * NEXT_REF_MS) / 1000,
+      window_s: (lifetime + further) / 1000,
     })
   }
 
