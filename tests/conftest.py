@@ -9,6 +9,8 @@ from channels.layers import InMemoryChannelLayer
 from channels_redis.serializers import registry
 from django.db import connections
 
+from tests.redis_server import MISSING, PROGRAM, RedisServer
+
 _serializer = registry.get_serializer("msgpack")
 
 
@@ -55,3 +57,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def whole_matrix(request: pytest.FixtureRequest) -> bool:
     """Whether all cells of the scenario matrix are wanted."""
     return bool(request.config.getoption("--whole-matrix"))
+
+
+@pytest.fixture
+def redis_server() -> Iterator[RedisServer]:
+    """Return a Redis of this test's own; skip, and say so, where there is none."""
+    if not PROGRAM:
+        pytest.skip(MISSING)
+    with RedisServer() as server:
+        yield server

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 
+from tests.redis_server import RedisServer
 from tests.server import ROOT, Server
 from tests.test_embedded import postgres_pid, wait_until_gone
 from whatsapp.management.commands import whatsapp_gateway
@@ -183,6 +184,25 @@ def test_pending_migrations_of_a_given_database_stop_the_start(
     )
     with pytest.raises(AssertionError, match=r"lacks \d+ migrations"):
         Server.start(tmp_path, database=fresh, gateway=False)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_lost_redis_is_named_and_found_again(
+    tmp_path: Path, redis_server: RedisServer
+):
+    with Server.start(
+        tmp_path, {"REDIS_URL": redis_server.url}, gateway=False
+    ) as server:
+        assert get(f"{server.url}/readyz")[0] == 200
+        redis_server.stop()
+        status, body = get(f"{server.url}/readyz")
+        assert (status, json.loads(body)["database"]) == (503, "ok")
+        assert json.loads(body)["channel_layer"] in ("failed", "no answer")
+        assert get(f"{server.url}/healthz")[0] == 200
+        redis_server.start()
+        deadline = time.monotonic() + 20
+        while get(f"{server.url}/readyz")[0] != 200:
+            assert time.monotonic() < deadline, server.logs
 
 
 @pytest.mark.django_db(transaction=True)

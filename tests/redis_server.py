@@ -1,0 +1,66 @@
+"""A Redis of the test's own."""
+
+import shutil
+import socket
+import subprocess
+import time
+from types import TracebackType
+from typing import Self
+
+START_SECONDS = 10.0
+PROGRAM = shutil.which("redis-server")
+MISSING = "NOT TESTED: redis-server is not installed (as root: make test installs it)"
+
+
+class RedisServer:
+    """A running Redis that keeps nothing. A context manager; leaving it ends it."""
+
+    def __init__(self) -> None:
+        """Start on a free port and wait until it answers."""
+        assert PROGRAM, MISSING
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.start()
+
+    def start(self) -> None:
+        """Start it (again, on the same port)."""
+        assert PROGRAM
+        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
+        self._process = subprocess.Popen(
+            [PROGRAM, *options],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                with socket.create_connection(
+                    ("127.0.0.1", self.port), timeout=1
+                ) as it:
+                    it.sendall(b"PING\r\n")
+                    if it.recv(16).startswith(b"+PONG"):
+                        return
+            except OSError:
+                time.sleep(0.02)
+        raise AssertionError("Redis did not start.")
+
+    def stop(self) -> None:
+        """End it; twice does no harm."""
+        self._process.terminate()
+        self._process.wait(10)
+
+    def __enter__(self) -> Self:
+        """Return the running Redis."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop it."""
+        self.stop()
