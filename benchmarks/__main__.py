@@ -1,0 +1,5 @@
+"""Every measurement, one after the other: ``make bench``."""
+
+from benchmarks import time_to_code
+
+time_to_code.main()
