@@ -142,12 +142,12 @@ def _pairing_budget(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", text)
     if not match:
         raise ImproperlyConfigured(
-            f"WHATSAPP_PAIRING_BUDGET must look like 5/3600, not {text!r}."
+            f"WHATSAPP_PAIRING_BUDGET must look like 10/3600, not {text!r}."
         )
     return int(match[1]), int(match[2])
 
 
-WHATSAPP_PAIRING_BUDGET = _pairing_budget(_text("WHATSAPP_PAIRING_BUDGET", "5/3600"))
+WHATSAPP_PAIRING_BUDGET = _pairing_budget(_text("WHATSAPP_PAIRING_BUDGET", "10/3600"))
 
 # --- Django ------------------------------------------------------------------
 
