@@ -73,9 +73,7 @@ async def measure(runs: int) -> tuple[list[float], list[float]]:
         bare = BareBaileys(simulator.ws_url)
         with World(Path(folder), simulator, clocks={}) as world:
             for run in range(WARM_UP + runs):
-                bare_ms = await asyncio.to_thread(
-                    bare.time_to_code, f"7903{run:07d}"
-                )
+                bare_ms = await asyncio.to_thread(bare.time_to_code, f"7903{run:07d}")
                 our_ms = await ours(world)
                 if run >= WARM_UP:
                     bare_times.append(bare_ms)
@@ -97,7 +95,10 @@ def main() -> None:
     our_times, bare_times = asyncio.run(measure(runs))
     print(f"{runs} codes each, in turn; milliseconds")
     print(f"{'':22}{'p50':>8}{'p95':>8}")
-    for name, times in (("request → code, ours", our_times), ("bare Baileys", bare_times)):
+    for name, times in (
+        ("request → code, ours", our_times),
+        ("bare Baileys", bare_times),
+    ):
         print(f"{name:22}{statistics.median(times):8.1f}{p95(times):8.1f}")
     median = statistics.median(our_times) / statistics.median(bare_times)
     print(f"{'ratio':22}{median:8.2f}{p95(our_times) / p95(bare_times):8.2f}")
