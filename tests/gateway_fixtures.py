@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import pytest
 import pytest_asyncio
@@ -193,7 +193,7 @@ class SalonStory:
 
     async def until(
         self,
-        condition: Callable[[Snapshot], T],
+        condition: Callable[[Snapshot], T | Literal["", False] | None],
         what: str,
         within: float = PATIENCE,
     ) -> T:
@@ -253,7 +253,7 @@ class SalonStory:
         """Return the stored creds."""
         rows = WhatsAppAuth.objects.filter(company_id=self.salon.session_id)
         row = await self.world.call(rows.first)
-        return row and row.creds
+        return row.creds if row else None
 
     async def me(self) -> str:
         """Return the JID in the stored creds; "" if there are none."""
@@ -401,7 +401,7 @@ class World:
         return await self.call(_sql, statement, params)
 
 
-def _sql(statement: str, params: tuple[object, ...]) -> list[tuple[Any, ...]]:
+def _sql(statement: str, params: tuple[Any, ...]) -> list[tuple[Any, ...]]:
     with connection.cursor() as cursor:
         cursor.execute(statement, params)
         return cursor.fetchall() if cursor.description else []
@@ -437,7 +437,7 @@ async def _calm_ending(
         " OR NOT creds->'me'->>'id' ~ '^[0-9]+:[0-9]+@'"
     ), "creds that no phone has confirmed"
     for when in ("setup", "call", "teardown"):
-        surprises = _surprises(caplog.get_records(when))  # type: ignore[arg-type]
+        surprises = _surprises(caplog.get_records(when))
         assert [
             line
             for line in surprises

@@ -545,7 +545,7 @@ async def test_a_wish_that_comes_while_the_salon_is_released_is_served_at_once(
     await world.gateway()
     salon = await world.salon()
     settle = sessions.record_stopped
-    asked = []
+    asked: list[pairing.Answer] = []
 
     def ask_meanwhile(*args: Any) -> None:
         settle(*args)

@@ -10,6 +10,7 @@ import pytest_asyncio
 from whatsapp.gateway import ownership
 from whatsapp.gateway.database import conninfo
 from whatsapp.gateway.ownership import LocksLost, Ownership
+from whatsapp.services.sessions import LOCK_CLASS
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -98,7 +99,7 @@ async def test_closing_frees_everything(connect: Connect) -> None:
     await one.close()
     assert one.held == set()
     # A moment may pass until the server has noticed.
-    await other._query("SELECT pg_advisory_lock(%s, 1)", (ownership.LOCK_CLASS,))
+    await other._query("SELECT pg_advisory_lock(%s, 1)", (LOCK_CLASS,))
 
 
 async def test_a_cut_connection_is_noticed_at_once(

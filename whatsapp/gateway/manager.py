@@ -193,6 +193,8 @@ class SessionManager:
     async def _logged(work: Coroutine[Any, Any, None], name: str) -> None:
         try:
             await work
+        except DATABASE_ERRORS as error:
+            logger.warning("%s: the database is away: %s", name, type(error).__name__)
         except Exception:
             logger.exception("%s failed", name)
 

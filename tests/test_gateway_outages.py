@@ -1,0 +1,322 @@
+"""The gateway without its Node.js, its locks, its database or its channel layer."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from channels.layers import InMemoryChannelLayer
+from django.db import OperationalError
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from tests.gateway_fixtures import Gateway, SalonStory, World, each, simulator, world
+from whatsapp.errors import ErrorCode
+from whatsapp.gateway import ownership
+from whatsapp.services import pairing, sessions
+
+__all__ = ["simulator", "world"]
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(60)]
+
+LOGINS_AT_A_TIME = 4
+
+
+async def _lock_connection_is_cut(world: World, gateway: Gateway) -> None:
+    cut = await world.sql(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+        " WHERE application_name = %s AND datname = current_database()",
+        f"gateway {gateway.name}"[:63],
+    )
+    assert cut == [(True,)]
+
+
+async def _all_connections_are_cut(world: World) -> None:
+    await world.sql(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+
+
+# Node.js ------------------------------------------------------------------------------
+
+
+async def test_when_node_dies_everything_is_open_again_or_truly_over(
+    world: World,
+) -> None:
+    gateway = await world.gateway()
+    linked = [await world.open_salon() for _ in range(3)]
+    shown, asked, qr = [await world.salon() for _ in range(3)]
+    await shown.ask_code()
+    await shown.code()
+    await qr.ask_qr()
+    first_qr = await qr.qr()
+    silent = await world.fault("hello", phone=asked.phone.number, answer="silence")
+    await asked.ask_code()
+    await world.connected(phone=asked.phone.number)
+    await asyncio.to_thread(silent.remove)
+
+    pid = gateway.node_pid
+    os.kill(pid, signal.SIGKILL)
+    await shown.stage("expired", ErrorCode.CODE_EXPIRED)
+    assert await asked.code(), "what was only asked for is still answered"
+    assert await qr.qr(other_than=first_qr)
+    for salon in linked:
+        await world.until(lambda: _logged_in(salon, 2), "it logs in again")  # noqa: B023
+        await salon.status("open")
+    assert gateway.node_pid != pid
+
+
+async def test_a_link_that_is_finishing_survives_the_death_of_node(
+    world: World,
+) -> None:
+    gateway = await world.gateway()
+    salon = await world.salon()
+    fault = await world.fault("login", phone=salon.phone.number, answer="silence")
+    await salon.ask_code()
+    assert (await salon.enter(await salon.code()))["ok"]
+    await salon.stage("finishing")
+    await world.connected(phone=salon.phone.number, stage="login")
+    await asyncio.to_thread(fault.remove)
+    os.kill(gateway.node_pid, signal.SIGKILL)
+    await salon.status("open")
+    assert await salon.attempts() == [("code", "linked", "")]
+
+
+async def test_thirty_salons_are_open_again_after_a_restart_a_few_at_a_time(
+    world: World,
+) -> None:
+    linked = [await world.linked_salon() for _ in range(30)]
+    for _ in range(2):
+        gateway = await world.gateway(logins=LOGINS_AT_A_TIME)
+        await asyncio.gather(*(salon.status("open") for salon in linked))
+        await world.until(lambda: _open_sockets(world, 30), "thirty sockets")
+        assert await gateway.stop() < 2
+        await world.no_connections()
+    journal = await world.journal()
+    assert journal["maxConcurrentLogins"] <= LOGINS_AT_A_TIME
+    assert {device["logins"] for device in journal["devices"].values()} >= {2}
+
+
+async def _open_sockets(world: World, count: int) -> bool:
+    return len(await world.connections(stage="open")) == count
+
+
+# The locks and the database -----------------------------------------------------------
+
+
+async def test_when_the_locks_are_lost_sockets_close_and_salons_are_claimed_anew(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ownership, "HEARTBEAT_SECONDS", 30)
+    gateway = await world.gateway()
+    linked = [await world.open_salon() for _ in range(3)]
+    pairing_one = await world.salon()
+    await pairing_one.ask_code()
+    code = await pairing_one.code()
+    epochs = [(await salon.session()).epoch for salon in linked]
+
+    await _lock_connection_is_cut(world, gateway)
+    for salon, epoch in zip(linked, epochs, strict=True):
+        await world.until(lambda: _has_moved_on(salon, epoch), "a new epoch")  # noqa: B023
+        await salon.status("open")
+        assert (await world.device(await salon.me()))["logins"] == 2
+    await pairing_one.stage("expired", ErrorCode.CODE_EXPIRED)
+    assert not (await pairing_one.enter(code))["ok"]
+
+
+async def _has_moved_on(salon: SalonStory, epoch: int) -> bool:
+    session = await salon.session()
+    return session.epoch > epoch + 1
+
+
+async def test_when_the_database_restarts_nothing_is_lost(
+    world: World, settings: Any
+) -> None:
+    settings.WHATSAPP_LOOK_INTERVAL = 0.5
+    await world.gateway()
+    linked = [await world.open_salon() for _ in range(3)]
+    asked, shown = await world.salon(), await world.salon()
+    await shown.ask_code()
+    await shown.code()
+    silent = await world.fault("hello", phone=asked.phone.number, answer="silence")
+    await asked.ask_code()
+    await world.connected(phone=asked.phone.number)
+    await asyncio.to_thread(silent.remove)
+    await _all_connections_are_cut(world)
+    for salon in linked:
+        await world.until(lambda: _logged_in(salon, 2), "it logs in again")  # noqa: B023
+        await salon.status("open")
+        assert await salon.archive() == []
+    assert await asked.code()
+    await shown.stage("expired", ErrorCode.CODE_EXPIRED)
+
+
+async def _logged_in(salon: SalonStory, times: int) -> bool:
+    return (await salon.world.device(await salon.me()))["logins"] >= times
+
+
+async def test_a_device_that_is_linked_while_the_database_is_away_is_not_lost(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.gateway()
+    salon = await world.salon()
+    await salon.ask_code()
+    code = await salon.code()
+    record_linked, failures = pairing.record_linked, iter(range(3))
+
+    def away_for_a_while(*args: Any) -> bool:
+        if next(failures, None) is not None:
+            raise OperationalError("away")
+        return record_linked(*args)
+
+    monkeypatch.setattr(pairing, "record_linked", away_for_a_while)
+    assert (await salon.enter(code))["ok"]
+    await salon.status("open")
+    assert await salon.attempts() == [("code", "linked", "")]
+
+
+@pytest.mark.parametrize(
+    "service",
+    ["work", "start", "record_stopped", "give_up", "take_over", "candidates", "record"],
+)
+async def test_a_database_error_at_any_step_costs_time_only(
+    world: World, settings: Any, monkeypatch: pytest.MonkeyPatch, service: str
+) -> None:
+    settings.WHATSAPP_LOOK_INTERVAL = 0.3
+    monkeypatch.setattr("whatsapp.gateway.runner.LOOK_AGAIN_SECONDS", 0.05)
+    await world.gateway()
+    salon = await world.linked_salon()
+    works, failures = getattr(sessions, service), iter(range(2))
+
+    def fails_twice(*args: Any, **kwargs: Any) -> Any:
+        if next(failures, None) is not None:
+            raise OperationalError("away")
+        return works(*args, **kwargs)
+
+    monkeypatch.setattr(sessions, service, fails_twice)
+    await salon.connect()
+    await salon.status("open")
+    await world.on_connections("drop", phone=salon.phone.number)
+    await world.until(lambda: _logged_in(salon, 2), "it logs in again")
+    await salon.status("open")
+    await salon.disconnect()
+    await salon.status("stopped")
+    await world.no_connections()
+    await world.until(lambda: _is_free(salon), "its lock is free")
+    await salon.connect()
+    await salon.status("open")
+
+
+async def _is_free(salon: SalonStory) -> bool:
+    return not await salon.world.sql(
+        "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND classid = %s"
+        " AND objid = %s AND database ="
+        " (SELECT oid FROM pg_database WHERE datname = current_database())",
+        sessions.LOCK_CLASS,
+        salon.pk,
+    )
+
+
+async def test_a_surprise_in_one_salon_is_logged_and_the_salon_goes_on(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.gateway()
+    salon = await world.linked_salon()
+    record_open, surprises = pairing.record_open, iter(range(1))
+
+    def surprising(*args: Any) -> bool:
+        if next(surprises, None) is not None:
+            raise KeyError("surprise")
+        return record_open(*args)
+
+    monkeypatch.setattr(pairing, "record_open", surprising)
+    world.expected = ("unexpected",)
+    await salon.connect()
+    await salon.status("open")
+
+
+async def test_an_open_status_is_taken_back_only_where_no_gateway_stands_behind_it(
+    world: World,
+) -> None:
+    await world.gateway()
+    ours, nobodys = await world.open_salon(), await world.linked_salon()
+    await world.sql(
+        "UPDATE whatsapp_whatsappsession SET status = 'open', wanted = false"
+        " WHERE salon_id = %s",
+        nobodys.pk,
+    )
+    assert await world.call(sessions.demote_unowned) == [nobodys.pk]
+    assert (await nobodys.snapshot())["status"] == "reconnecting"
+    assert (await ours.snapshot())["status"] == "open"
+    assert await world.call(sessions.demote_unowned) == []
+
+
+# The channel layer --------------------------------------------------------------------
+
+
+class _BrokenLayer(InMemoryChannelLayer):
+    """A layer that fails at everything, as Redis does when it is away."""
+
+    def __init__(self, make_error: Callable[[], Exception]) -> None:
+        super().__init__()
+        self._make_error = make_error
+
+    async def _fail(self, *_: object) -> None:
+        raise self._make_error()
+
+    new_channel = group_add = group_send = send = receive = _fail  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("error", [OSError, RedisConnectionError, RuntimeError])
+async def test_without_the_channel_layer_everything_happens_at_the_next_look(
+    world: World,
+    settings: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Callable[[], Exception],
+) -> None:
+    layer = _BrokenLayer(error)
+    monkeypatch.setattr("whatsapp.gateway.manager.get_channel_layer", lambda: layer)
+    monkeypatch.setattr("whatsapp.events.get_channel_layer", lambda: layer)
+    settings.WHATSAPP_LOOK_INTERVAL = 0.2
+    await world.gateway()
+
+    async def links(_: int) -> None:
+        salon = await world.salon()
+        await salon.link()
+        await salon.disconnect()
+        await salon.status("stopped")
+        await salon.connect()
+        await salon.status("open")
+        await salon.reset()
+        await salon.no_owner()
+        assert await asyncio.to_thread(salon.phone.devices) == []
+
+    await each(links, (1,), (2,))
+
+
+async def test_a_layer_that_comes_back_is_listened_to_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = InMemoryChannelLayer()
+    receive, failures = layer.receive, iter(range(2))
+
+    async def fails_twice(channel: str) -> Any:
+        if next(failures, None) is not None:
+            raise RedisConnectionError
+        return await receive(channel)
+
+    monkeypatch.setattr(layer, "receive", fails_twice)
+    monkeypatch.setattr("whatsapp.gateway.manager.get_channel_layer", lambda: layer)
+    monkeypatch.setattr("whatsapp.events.get_channel_layer", lambda: layer)
+    monkeypatch.setattr("whatsapp.gateway.manager.RECONNECT_SECONDS", 0.05)
+    await world.gateway()
+    salon = await world.linked_salon()
+    await world.until(lambda: _listens(layer), "it listens")
+    await salon.connect()
+    await salon.status("open")
+
+
+async def _listens(layer: InMemoryChannelLayer) -> bool:
+    return len(layer.groups.get("whatsapp.gateways", {})) >= 3

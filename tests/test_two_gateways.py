@@ -1,0 +1,222 @@
+"""Several gateways on one database: one owner per salon, and nobody writes after his time."""
+
+import asyncio
+import os
+import re
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.gateway_fixtures import Gateway, SalonStory, World, simulator, world
+from tests.server import Server
+from whatsapp.engine import SessionRef, StoreRefused
+from whatsapp.gateway import ownership
+from whatsapp.services import pairing, sessions
+
+__all__ = ["simulator", "world"]
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(60)]
+
+TAKE_OVER_SECONDS = 10
+
+
+async def _owners(stories: list[SalonStory]) -> set[str]:
+    return {(await story.session()).owner for story in stories}
+
+
+async def _is_owned_by(stories: list[SalonStory], name: str) -> bool:
+    return await _owners(stories) == {name}
+
+
+async def _lock_holders(world: World) -> list[int]:
+    """Return how many holders the lock of each salon has."""
+    rows = await world.sql(
+        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = %s"
+        " AND granted AND database ="
+        " (SELECT oid FROM pg_database WHERE datname = current_database())"
+        " GROUP BY objid",
+        sessions.LOCK_CLASS,
+    )
+    return [row[0] for row in rows]
+
+
+async def test_every_salon_has_one_of_two_gateways_and_the_other_takes_it_over(
+    world: World,
+) -> None:
+    linked = [await world.linked_salon() for _ in range(6)]
+    one, other = await asyncio.gather(world.gateway(), world.gateway())
+    await asyncio.gather(*(salon.status("open") for salon in linked))
+    owners = await _owners(linked)
+    assert owners <= {one.name, other.name}
+    assert await _lock_holders(world) == [1] * 6
+
+    leaving, staying = (one, other) if one.name in owners else (other, one)
+    began = time.monotonic()
+    assert await leaving.stop() < 2
+    await world.until(lambda: _is_owned_by(linked, staying.name), "the hand-over")
+    await world.until(lambda: _are_connected(linked), "they are connected")
+    await asyncio.gather(*(salon.status("open") for salon in linked))
+    assert time.monotonic() - began < TAKE_OVER_SECONDS
+
+
+async def _are_connected(stories: list[SalonStory]) -> bool:
+    connections = await stories[0].world.connections(stage="open")
+    return {one["jid"] for one in connections} == {await one.me() for one in stories}
+
+
+async def test_both_gateways_hear_a_wish_and_one_serves_it(world: World) -> None:
+    one, other = await world.gateway(), await world.gateway()
+    salons = [await world.salon() for _ in range(4)]
+    await asyncio.gather(*(salon.ask_code() for salon in salons))
+    await asyncio.gather(*(salon.code() for salon in salons))
+    assert len((await world.journal())["hellos"]) == 4
+    assert await _owners(salons) <= {one.name, other.name}
+    assert await _lock_holders(world) == [1] * 4
+
+
+async def test_a_code_ends_with_its_gateway_and_a_request_is_answered_by_the_next(
+    world: World,
+) -> None:
+    one = await world.gateway()
+    shown, asked = await world.salon(), await world.salon()
+    await shown.ask_code()
+    await shown.code()
+    silent = await world.fault("hello", phone=asked.phone.number, answer="silence")
+    await asked.ask_code()
+    await world.connected(phone=asked.phone.number)
+    await asyncio.to_thread(silent.remove)
+    other = await world.gateway()
+    await one.stop()
+    assert await asked.code()
+    assert await _owners([asked]) == {other.name}
+    await shown.stage("expired", "CODE_EXPIRED")
+    await shown.ask_code()
+    assert (await shown.enter(await shown.code()))["ok"]
+    await shown.status("open")
+
+
+async def test_a_link_that_is_finishing_is_finished_by_the_next_gateway(
+    world: World,
+) -> None:
+    one = await world.gateway()
+    salon = await world.salon()
+    fault = await world.fault("login", phone=salon.phone.number, answer="silence")
+    await salon.ask_code()
+    assert (await salon.enter(await salon.code()))["ok"]
+    await salon.stage("finishing")
+    other = await world.gateway()
+    await asyncio.to_thread(fault.remove)
+    await one.stop()
+    await salon.status("open")
+    assert (await salon.session()).owner == other.name
+    assert await salon.attempts() == [("code", "linked", "")]
+
+
+async def test_a_gateway_that_is_cut_off_closes_before_the_other_opens(
+    world: World, monkeypatch: pytest.MonkeyPatch, settings: Any
+) -> None:
+    monkeypatch.setattr(ownership, "HEARTBEAT_SECONDS", 30)
+    settings.WHATSAPP_LOOK_INTERVAL = 0.05
+    one = await world.gateway()
+    linked = [await world.open_salon() for _ in range(4)]
+    other = await world.gateway()
+    refs = [
+        SessionRef(salon.salon.session_id, 10**6, (await salon.session()).epoch)
+        for salon in linked
+    ]
+    monkeypatch.setattr("whatsapp.gateway.manager.RECONNECT_SECONDS", 5)
+    await world.sql(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+        " WHERE application_name = %s AND datname = current_database()",
+        f"gateway {one.name}"[:63],
+    )
+    await world.until(lambda: _is_owned_by(linked, other.name), "the take-over")
+    await asyncio.gather(*(salon.status("open") for salon in linked))
+    for ref in refs:
+        with pytest.raises(StoreRefused):
+            await one.manager.store.save(ref, None, '[{"t": "x", "i": "y", "v": 1}]')
+    for salon in linked:
+        device = await world.device(await salon.me())
+        assert (device["logins"], device["peakOpenSockets"]) == (2, 1)
+
+
+async def test_a_word_of_the_old_owner_changes_nothing(world: World) -> None:
+    await world.gateway()
+    salon = await world.open_salon()
+    epoch = (await salon.session()).epoch
+    await world.call(sessions.take_over, [salon.pk], "another gateway")
+    before = await salon.snapshot()
+    for service, args in (
+        (sessions.record, (salon.salon, epoch, "banned", "403")),
+        (sessions.record_logged_out, (salon.salon, epoch, "401")),
+        (pairing.record_open, (salon.salon, epoch, "79000000000")),
+        (pairing.refuse_link, (salon.salon, epoch, "401")),
+    ):
+        assert not await world.call(service, *args)  # type: ignore[arg-type]
+    assert await world.call(sessions.start, salon.salon, "gone", epoch, "open") is None
+    assert await salon.snapshot() == before
+    assert await salon.me()
+
+
+# A process of its own -----------------------------------------------------------------
+
+
+def _start(world: World, folder: Path) -> Server:
+    return Server.start(
+        folder,
+        {
+            "WHATSAPP_WS_URL": world.simulator.ws_url,
+            "WHATSAPP_LOOK_INTERVAL": "0.5",
+        },
+        command="whatsapp_gateway",
+    )
+
+
+def _children(pid: int) -> list[int]:
+    """Return the processes whose parent is ``pid``."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            text = status.read_text()
+        except OSError:
+            continue
+        if re.search(rf"^PPid:\t{pid}$", text, re.MULTILINE):
+            found.append(int(status.parent.name))
+    return found
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+async def test_a_gateway_process_that_ends_is_replaced_within_ten_seconds(
+    world: World, settings: Any, tmp_path: Path, number: signal.Signals
+) -> None:
+    settings.WHATSAPP_LOOK_INTERVAL = 0.5
+    linked = [await world.linked_salon() for _ in range(3)]
+    with await asyncio.to_thread(_start, world, tmp_path) as server:
+        await asyncio.gather(*(salon.status("open") for salon in linked))
+        nodes = _children(server.pid)
+        assert len(nodes) == 1
+        other: Gateway = await world.gateway()
+        assert other.name not in await _owners(linked)
+
+        began = time.monotonic()
+        os.kill(server.pid, number)
+        await asyncio.to_thread(server.process.wait, 10)
+        if number == signal.SIGTERM:
+            assert time.monotonic() - began < 2
+            assert server.process.returncode == 0
+        await world.until(lambda: _is_owned_by(linked, other.name), "the take-over")
+        await world.until(lambda: _are_connected(linked), "they are connected")
+        await asyncio.gather(*(salon.status("open") for salon in linked))
+        assert time.monotonic() - began < TAKE_OVER_SECONDS
+        assert not any(_is_running(node) for node in nodes)
