@@ -52,6 +52,7 @@ class Page:
         """Open the socket; return the subprotocol that the server chose."""
         accepted, subprotocol = await self.socket.connect(timeout=SECONDS)
         assert accepted
+        assert not isinstance(subprotocol, int)
         return subprotocol
 
     async def send(self, event: str, **data: Any) -> None:

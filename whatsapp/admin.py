@@ -52,6 +52,7 @@ class SalonAdmin(ModelAdmin):
     list_display = ["salon_id", "title", "status"]
     search_fields = ["title", "=salon_id"]
     list_select_related = ["session"]
+    readonly_fields = ["created_at"]
     inlines = [MembershipInline]
 
     @admin.display(ordering="session__status")

@@ -15,9 +15,10 @@ from functools import partial
 from typing import ParamSpec, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
-from channels.db import database_sync_to_async
+from asgiref.sync import SyncToAsync
 from channels.layers import get_channel_layer
 from django.conf import settings
+from django.db import connections
 
 from whatsapp import events
 from whatsapp.errors import ErrorCode, WhatsAppError
@@ -41,10 +42,19 @@ _threads = ThreadPoolExecutor(16, thread_name_prefix="pages")
 
 async def database(service: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """Call a sync service in a thread of its own."""
-    call = database_sync_to_async(
-        partial(service, *args, **kwargs), thread_sensitive=False, executor=_threads
+    call = SyncToAsync(
+        partial(_with_own_connection, partial(service, *args, **kwargs)),
+        thread_sensitive=False,
+        executor=_threads,
     )
     return await call()
+
+
+def _with_own_connection(service: Callable[[], R]) -> R:
+    try:
+        return service()
+    finally:
+        connections.close_all()  # back to the pool: an idle thread must not keep it
 
 
 class Page(Protocol):
