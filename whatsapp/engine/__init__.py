@@ -10,7 +10,8 @@ from whatsapp.engine.errors import (
     StoreRefused,
     UnreadableCreds,
 )
-from whatsapp.engine.process import Engine, Limits, Stats
+from whatsapp.engine.limits import Limits, Stats
+from whatsapp.engine.process import Engine
 from whatsapp.engine.protocol import (
     Alive,
     AuthStore,

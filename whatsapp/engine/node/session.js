@@ -14,6 +14,7 @@ import {
 } from '@whiskeysockets/baileys'
 import { isLinked, MemoryKeys, serialise, StoredAuth } from './auth-state.js'
 import { describe, Ended } from './ending.js'
+import { guardListeners, isUndecryptable, limitClosing } from './guard.js'
 import * as log from './log.js'
 import { Refused, requestCode, unlink } from './pairing.js'
 
@@ -117,64 +118,22 @@ export class Session {
       shouldSyncHistoryMessage: () => false,
       getMessage: async () => undefined,
     })
-    this.inner = /** @type {any} */ (sock.ws).socket
-    this.inner.once('close', this.#gone.resolve)
-    this.#guardListeners(sock.ws)
-    this.#limitClosing(sock.ws)
+    const { socket } = /** @type {any} */ (sock.ws)
+    socket.once('close', this.#gone.resolve)
+    guardListeners(sock.ws, {
+      onBadFrame: error => this.#onBadFrame(error),
+      onError: (event, error) => log.debug(`${this.label}: ${event}: ${log.mask(error)}`),
+    })
+    limitClosing(sock.ws, CLOSE_GRACE_MS)
     this.#listen(sock)
     return sock
   }
 
-  // What Baileys does not survive -------------------------------------------------------
-
-  /**
-   * A rejection or an exception in a listener of Baileys would be nobody's, and end the
-   * process with every session in it (baileys.md, B6). Here it is this session's.
-   *
-   * @param {any} ws
-   */
-  #guardListeners(ws) {
-    for (const event of ws.eventNames()) {
-      if (event !== 'message' && !event.startsWith('CB:')) continue
-      for (const listener of ws.listeners(event)) {
-        const onError = (/** @type {unknown} */ error) => {
-          if (event === 'message') this.#onBadFrame(listener, error)
-          else log.debug(`${this.label}: ${event} failed: ${log.mask(error)}`)
-        }
-        ws.off(event, listener)
-        ws.on(event, (/** @type {unknown[]} */ ...args) => {
-          try {
-            listener(...args)?.catch?.(onError)
-          } catch (error) {
-            onError(error)
-          }
-        })
-      }
-    }
-  }
-
-  /**
-   * After a frame that no key opens nothing can be read any more, and Baileys would notice
-   * at the next keep-alive. A frame that opens into nonsense is skipped, and what came with
-   * it is still in Baileys' buffer: an empty read gets it out.
-   *
-   * @param {(data: Buffer) => Promise<void>} read @param {unknown} error
-   */
-  #onBadFrame(read, error) {
+  /** @param {unknown} error what the socket itself could not read */
+  #onBadFrame(error) {
     if (this.#retired) return
-    const text = String(error)
-    log.warning(`${this.label}: bad frame: ${log.mask(text)}`)
-    if (/authenticat|tag length/i.test(text)) this.#end(new Ended('frame', 'undecryptable frame'))
-    else read(Buffer.alloc(0)).catch(next => this.#onBadFrame(read, next))
-  }
-
-  /** @param {any} ws */
-  #limitClosing(ws) {
-    const close = ws.close.bind(ws)
-    ws.close = () => {
-      const timer = setTimeout(() => this.inner.terminate(), CLOSE_GRACE_MS)
-      return close().finally(() => clearTimeout(timer))
-    }
+    log.warning(`${this.label}: bad frame: ${log.mask(error)}`)
+    if (isUndecryptable(error)) this.#end(new Ended('frame', 'undecryptable frame'))
   }
 
   /** Baileys changes the secret without an event when a code is entered, right or wrong. */
