@@ -42,6 +42,9 @@ FAST_CLOCKS = {
 PATIENCE = 40.0
 """Seconds for any single wait; the service's own clocks are all shorter."""
 
+DATABASE_SECONDS = 15.0
+"""For so long the database may be away before a statement fails."""
+
 _numbers = itertools.count(1)
 
 
@@ -126,10 +129,20 @@ class World:
             yield connection
 
     def query(self, sql: str, *params: object) -> list[tuple[Any, ...]]:
-        """Run one statement; return its rows, if it has any."""
-        with self.database() as connection:
-            cursor = connection.execute(sql.encode(), params or None)
-            return cursor.fetchall() if cursor.description else []
+        """Run one statement; return its rows, if it has any.
+
+        A database that restarts meanwhile is waited for.
+        """
+        deadline = time.monotonic() + DATABASE_SECONDS
+        while True:
+            try:
+                with self.database() as connection:
+                    cursor = connection.execute(sql.encode(), params or None)
+                    return cursor.fetchall() if cursor.description else []
+            except psycopg.OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
 
     def restart_database(self) -> None:
         """Have PostgreSQL restart as it does after one of its processes has crashed."""
