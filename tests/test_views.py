@@ -4,6 +4,7 @@ import re
 
 import pytest
 from django.contrib.auth.models import User
+from django.db.models import Model
 
 from tests.factories import OTHER_PHONE, PHONE, QR, link, make_salon, show_code, show_qr
 from whatsapp.admin import PairingAttemptAdmin
@@ -102,6 +103,7 @@ def linked(db):
 
 def _admin_pages():
     yield "/admin/"
+    models: list[tuple[str, type[Model] | None]]
     models = [("salon", Salon), ("whatsappsession", WhatsAppSession)]
     models += [("pairingattempt", PairingAttempt), ("auditevent", None)]
     for name, model in models:
