@@ -53,6 +53,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print the outcome of every cell of the scenario matrix that was run."""
+    tables = [
+        table
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if getattr(report, "when", "") == "call"
+        for name, table in report.user_properties
+        if name == "matrix"
+    ]
+    if tables:
+        terminalreporter.section("fault: stored state / ask → outcome")
+    for fault, cells in sorted(tables):
+        terminalreporter.line(f"\n{fault}")
+        for cell, outcome in sorted(cells.items()):
+            terminalreporter.line(f"  {cell:38} {outcome}")
+
+
 @pytest.fixture(scope="session")
 def whole_matrix(request: pytest.FixtureRequest) -> bool:
     """Whether all cells of the scenario matrix are wanted."""

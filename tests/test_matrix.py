@@ -9,9 +9,7 @@ device, nor a login with creds that were never linked.
 """
 
 import asyncio
-import sys
 from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,6 +41,10 @@ ANSWERS = (
     "whatsapp-connected",
     "error",
 )
+
+
+Table = dict[str, str]
+"""The outcome of each cell of one fault; conftest prints it at the end of the run."""
 
 
 class Group:
@@ -451,35 +453,16 @@ def template(world: World) -> LinkedTemplate:
     return asyncio.run(LinkedTemplate.make(world))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def table(request: pytest.FixtureRequest) -> Iterator[dict[tuple[str, str, str], str]]:
-    """Collect the outcome of every cell, and print the table at the end."""
-    outcomes: dict[tuple[str, str, str], str] = {}
-    yield outcomes
-    capture = request.config.pluginmanager.getplugin("capturemanager")
-    with capture.global_and_fixture_disabled():
-        print_table(outcomes)
-
-
-def print_table(outcomes: dict[tuple[str, str, str], str]) -> None:
-    """Print a row per fault and a column per stored state and ask."""
-    write = sys.stdout.write
-    write("\n\nfault × (stored state / ask)\n")
-    for fault in dict.fromkeys(key[0] for key in outcomes):
-        write(f"\n{fault}\n")
-        for (name, state, ask), outcome in outcomes.items():
-            if name == fault:
-                write(f"  {state + ' / ' + ask:40} {outcome}\n")
-
-
 @pytest.mark.parametrize("fault", list(FAULTS))
 async def test_every_cell_ends_connected_or_with_an_error_and_an_action_that_works(
     fault: str,
     world: World,
     template: LinkedTemplate,
-    table: dict[tuple[str, str, str], str],
+    record_property: Callable[[str, object], None],
     whole_matrix: bool,
 ) -> None:
+    table: Table = {}
+    record_property("matrix", (fault, table))
     await run_cells(world, template, fault, FAULTS[fault], table, whole=whole_matrix)
 
 
@@ -488,7 +471,7 @@ async def run_cells(
     template: LinkedTemplate,
     fault: str,
     play: Play,
-    table: dict[tuple[str, str, str], str],
+    table: Table,
     *,
     whole: bool,
 ) -> None:
@@ -502,7 +485,7 @@ async def run_cells(
         await cell.prepare(open_page=play not in FAULT_FIRST)
         try:
             outcome = await play(cell)
-            table[fault, cell.state, cell.ask] = outcome
+            table[f"{cell.state} / {cell.ask}"] = outcome
             await cell.check_end()
         finally:
             await cell.page.close()

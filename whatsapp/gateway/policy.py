@@ -133,9 +133,14 @@ def error_of(refused: CodeRefused) -> ErrorCode:
 
 def worth_another_try(refused: CodeRefused, failures: int) -> bool:
     """Say whether another socket may bring what this one did not."""
+    if (
+        refused.kind is RefusalKind.ENGINE_GONE
+        or refused.reason is DisconnectReason.ENGINE_GONE
+    ):
+        return True  # it comes back within seconds; the answer clock has the last word
     if failures >= LINK_TRIES:
         return False
-    if refused.kind in (RefusalKind.UNREACHABLE, RefusalKind.ENGINE_GONE):
+    if refused.kind is RefusalKind.UNREACHABLE:
         return True
     return refused.kind is RefusalKind.CLOSED and (
         refused.reason is None or refused.reason.is_transient
