@@ -29,8 +29,8 @@ def test_the_page_is_russian_unless_english_is_asked_for(client):
     assert "Connect WhatsApp" in english
     assert not re.search("[а-яё]", english)
     assert '<html lang="ru">' in _page(client, "?lang=de").content.decode()
-    accepted = _page(client, **{"accept-language": "en-US,en;q=0.9"})
-    assert '<html lang="en">' in accepted.content.decode()
+    foreign = _page(client, **{"accept-language": "en-US,en;q=0.9"})
+    assert '<html lang="ru">' in foreign.content.decode()
 
 
 def test_every_sentence_of_the_page_is_translated(client):

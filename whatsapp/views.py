@@ -13,11 +13,12 @@ def connect(request: HttpRequest) -> HttpResponse:
 
     The token is in the URL's fragment, which browsers keep to themselves.
     """
-    wish = request.GET.get("lang")
-    language = wish if wish in dict(settings.LANGUAGES) else translation.get_language()
+    # Not the browser's language: many salons have an English one and speak Russian.
+    wish = request.GET.get("lang", "")
+    language = wish if wish in dict(settings.LANGUAGES) else settings.LANGUAGE_CODE
     with translation.override(language):
         response = render(request, "whatsapp/marketplace.html")
-    response.headers["Content-Language"] = language or settings.LANGUAGE_CODE
+    response.headers["Content-Language"] = language
     response.headers["Referrer-Policy"] = "no-referrer"
     response.headers["Cache-Control"] = "no-cache"
     return response

@@ -42,6 +42,17 @@
 
   const token = new URLSearchParams(location.hash.slice(1)).get("token") ?? "";
 
+  /** The marketplace may say in the token which language the salon speaks. */
+  const grantedLanguage = () => {
+    try {
+      const claims = token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/");
+      const wish = JSON.parse(atob(claims)).language;
+      return ["ru", "en"].includes(wish) ? wish : "";
+    } catch {
+      return ""; // the server will say what is wrong with it
+    }
+  };
+
   const connect = () => {
     clearTimeout(retryTimer);
     if (over || (socket && socket.readyState <= WebSocket.OPEN)) return;
@@ -295,6 +306,11 @@
 
   // --- start --------------------------------------------------------------------------
 
+  const granted = grantedLanguage();
+  if (granted && granted !== language && !new URLSearchParams(location.search).has("lang")) {
+    location.replace(`?lang=${granted}${location.hash}`);
+    return;
+  }
   // On a phone the QR would have to be scanned by the very phone that shows it.
   choose(matchMedia("(max-width: 40rem), (pointer: coarse)").matches ? "code" : "qr");
   addEventListener("online", connect);
