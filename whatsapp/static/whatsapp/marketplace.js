@@ -142,6 +142,7 @@
       problem("");
       get("code").textContent = data.code;
       get("copy").textContent = texts.copy;
+      get("phone").value ||= `+${data.phoneNumber}`; // after a reload, or from another page
       ends.code = Date.now() + data.expiresIn * 1000;
       choose("code");
       tick();
