@@ -70,17 +70,12 @@ class Server:
                 start_new_session=True,
             )
         wanted = "Listening on" if command == "serve" else "Gateway running"
-        deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline:
-            for line in log.read_text(errors="replace").splitlines(keepends=True):
-                if line.startswith(wanted) and line.endswith("\n"):
-                    return cls(process, log, line)
-            if process.poll() is not None:
-                break
-            time.sleep(0.02)
-        process.kill()
-        process.wait()
-        raise AssertionError(f"{command} did not start:\n{log.read_text()}")
+        try:
+            return cls(process, log, _wait_for(wanted, process, log))
+        except BaseException:  # a test's timeout, too, must leave nothing behind
+            process.kill()
+            process.wait()
+            raise
 
     @property
     def pid(self) -> int:
@@ -120,6 +115,19 @@ class Server:
         """Stop it, unless the test has."""
         if self.process.poll() is None:
             self.stop()
+
+
+def _wait_for(wanted: str, process: subprocess.Popen[bytes], log: Path) -> str:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        ended = process.poll() is not None
+        for line in log.read_text(errors="replace").splitlines(keepends=True):
+            if line.startswith(wanted) and line.endswith("\n"):
+                return line
+        if ended:
+            break
+        time.sleep(0.02)
+    raise AssertionError(f"It did not start:\n{log.read_text(errors='replace')}")
 
 
 def database_url() -> str:

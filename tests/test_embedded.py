@@ -50,7 +50,7 @@ def postgres_pid(var: Path) -> int:
     return int((var / "postgres" / "postmaster.pid").read_text().split()[0])
 
 
-def wait_until_gone(pid: int, seconds: float = 2.0) -> None:
+def wait_until_gone(pid: int, seconds: float = 5.0) -> None:
     """Wait for the end of a process; a zombie that nobody collects has ended."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
