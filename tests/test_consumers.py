@@ -795,9 +795,12 @@ async def test_a_salon_has_so_many_pages_and_its_neighbour_does_not_feel_it(
 ):
     monkeypatch.setattr(watcher, "SOCKETS_PER_SALON", 2)
     neighbour = await call(make_salon)
-    async with opened(salon) as one, opened(salon), opened(salon) as third:
-        assert await third.closed() == 4429
-        assert third.seen[-1][1]["code"] == "RATE_LIMITED"
+    async with opened(salon) as one, opened(salon) as two:
+        for page in (one, two):
+            await page.until("status")
+        async with opened(salon) as third:
+            assert await third.closed() == 4429
+            assert third.seen[-1][1]["code"] == "RATE_LIMITED"
         async with opened(neighbour) as page:
             await page.until("status")
         await one.settled()
