@@ -11,7 +11,7 @@ from typing import Any
 
 from whatsapp import events
 from whatsapp.models import PairingAttempt, Salon, WhatsAppAuth, WhatsAppKey
-from whatsapp.services import pairing, salons, sessions
+from whatsapp.services import attempts, pairing, salons, sessions
 
 PHONE = "79001234567"
 OTHER_PHONE = "79007654321"
@@ -181,21 +181,21 @@ def begin(salon: Salon, owner: str = OWNER) -> tuple[int, int]:
 def show_code(salon: Salon, code: str = "ABCD1234") -> tuple[int, int]:
     """Take the open attempt to an acknowledged code."""
     attempt_id, epoch = begin(salon)
-    assert pairing.record_code(salon, attempt_id, epoch, code)
+    assert attempts.record_code(salon, attempt_id, epoch, code)
     return attempt_id, epoch
 
 
 def show_qr(salon: Salon, qr: str = QR, lifetime: float = 60) -> tuple[int, int]:
     """Take the open attempt to a QR."""
     attempt_id, epoch = begin(salon)
-    assert pairing.record_qr(salon, attempt_id, epoch, qr, lifetime)
+    assert attempts.record_qr(salon, attempt_id, epoch, qr, lifetime)
     return attempt_id, epoch
 
 
 def confirm(salon: Salon, attempt_id: int, epoch: int, phone: str = PHONE) -> bool:
     """WhatsApp confirms the new device: its creds are stored."""
     keys = [{"t": t, "i": i, "v": v} for (t, i), v in make_keys().items()]
-    return pairing.record_linked(
+    return attempts.record_linked(
         salon, attempt_id, epoch, json.dumps(make_creds(phone)), json.dumps(keys), phone
     )
 
@@ -206,7 +206,7 @@ def link(salon: Salon, phone: str = PHONE) -> int:
     attempt_id, epoch = show_code(salon)
     assert confirm(salon, attempt_id, epoch, phone)
     _attempt, epoch = begin(salon)
-    assert pairing.record_open(salon, epoch, phone)
+    assert attempts.record_open(salon, epoch, phone)
     return epoch
 
 

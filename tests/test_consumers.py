@@ -33,7 +33,7 @@ from tests.pages import Page, call, eventually, opened
 from whatsapp import consumers, watcher
 from whatsapp.errors import ErrorCode
 from whatsapp.models import AuditEvent, PairingAttempt, WhatsAppSession
-from whatsapp.services import pairing, sessions, tokens
+from whatsapp.services import attempts, pairing, sessions, tokens
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -52,7 +52,7 @@ def salon():
 def _finish_link(salon, attempt_id, epoch, phone=PHONE):
     confirm(salon, attempt_id, epoch, phone)
     _attempt, epoch = begin(salon)
-    assert pairing.record_open(salon, epoch, phone)
+    assert attempts.record_open(salon, epoch, phone)
     return epoch
 
 
@@ -104,7 +104,7 @@ async def test_a_phone_is_linked_by_a_code(salon):
         data = await page.until("pairing-code")
         assert (data["code"], data["phoneNumber"]) == ("ABCD-1234", PHONE)
         assert 150 <= data["expiresIn"] <= 160
-        await call(pairing.record_entered, salon, attempt_id, epoch)
+        await call(attempts.record_entered, salon, attempt_id, epoch)
         data = await page.until("status")
         assert data["attempt"]["stage"] == "entered"
         await call(_finish_link, salon, attempt_id, epoch)
@@ -141,7 +141,7 @@ async def test_a_code_that_fails_is_told_in_words(salon):
         await page.send("request-pairing-code", phoneNumber=PHONE)
         await page.until("status", status="pairing")
         attempt_id, epoch = await call(begin, salon)
-        await call(pairing.fail, salon, attempt_id, epoch, ErrorCode.RATE_LIMITED)
+        await call(attempts.fail, salon, attempt_id, epoch, ErrorCode.RATE_LIMITED)
         data = await page.until("status")
         assert (data["status"], data["reason"]) == ("unlinked", "RATE_LIMITED")
         data = await page.until("pairing-code-error")
@@ -154,7 +154,7 @@ async def test_a_qr_that_fails_is_an_error(salon):
     async with opened(salon) as page:
         await page.until("status", status="pairing")
         attempt_id, epoch = await call(begin, salon)
-        await call(pairing.fail, salon, attempt_id, epoch, ErrorCode.ENGINE_OUTDATED)
+        await call(attempts.fail, salon, attempt_id, epoch, ErrorCode.ENGINE_OUTDATED)
         assert (await page.until("error"))["code"] == "ENGINE_OUTDATED"
         await page.send("request-qr")
         await page.until("status", status="pairing")
@@ -191,7 +191,7 @@ async def test_every_new_qr_is_told_and_nothing_else(salon):
         await page.until("status", status="pairing")
         attempt_id, epoch = await call(show_qr, salon)
         await page.until("qr-update")
-        await call(pairing.record_qr, salon, attempt_id, epoch, QR + "next", 20)
+        await call(attempts.record_qr, salon, attempt_id, epoch, QR + "next", 20)
         name, data = await page.next()
         assert (name, data["qr"]) == ("qr-update", QR + "next")
         assert 15 <= data["expiresIn"] <= 20
@@ -292,7 +292,7 @@ async def test_a_qr_is_replayed_while_it_can_be_scanned(salon):
     async with opened(salon) as page:
         assert (await page.next())[0] == "status"
         assert (await page.next())[0] == "qr-update"
-    await call(pairing.record_qr, salon, attempt_id, epoch, QR, -1)
+    await call(attempts.record_qr, salon, attempt_id, epoch, QR, -1)
     async with opened(salon) as page:
         assert await page.settled() == ["status"]
 
@@ -301,7 +301,7 @@ async def test_a_failure_is_news_for_a_minute(salon):
     await call(pairing.request_code, salon, PHONE, "page")
     attempt_id, epoch = await call(show_code, salon)
     await call(
-        pairing.fail, salon, attempt_id, epoch, ErrorCode.CODE_EXPIRED, "expired"
+        attempts.fail, salon, attempt_id, epoch, ErrorCode.CODE_EXPIRED, "expired"
     )
     async with opened(salon) as page:
         assert (await page.next())[0] == "status"
@@ -876,6 +876,6 @@ async def test_the_words_of_an_old_owner_reach_no_page(salon):
         await page.until("status", status="pairing")
         attempt_id, epoch = await call(begin, salon, OWNER)
         await call(claim, salon, "gateway-b")
-        await call(pairing.record_qr, salon, attempt_id, epoch, QR, 60)
+        await call(attempts.record_qr, salon, attempt_id, epoch, QR, 60)
         assert await page.settled() == []
     assert (await call(snapshot, salon))["attempt"]["qr"] == ""

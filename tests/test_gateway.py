@@ -6,12 +6,19 @@ from typing import Any
 
 import pytest
 
-from tests.gateway_fixtures import SalonStory, World, each, simulator, world
+from tests.gateway_fixtures import (
+    SalonStory,
+    World,
+    clean_database,
+    each,
+    simulator,
+    world,
+)
 from whatsapp.errors import ErrorCode, WhatsAppError
 from whatsapp.gateway import runner
-from whatsapp.services import pairing, sessions
+from whatsapp.services import attempts, pairing, sessions
 
-__all__ = ["simulator", "world"]
+__all__ = ["clean_database", "simulator", "world"]
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(60)]
 
@@ -232,7 +239,7 @@ async def _reach_deadline(salon: SalonStory, _phone: str) -> None:
         "UPDATE whatsapp_pairingattempt SET deadline = now() WHERE salon_id = %s",
         salon.pk,
     )
-    await salon.world.call(pairing.expire_overdue)
+    await salon.world.call(attempts.expire_overdue)
 
 
 async def _cancel(salon: SalonStory, _phone: str) -> None:
@@ -574,17 +581,19 @@ async def test_a_code_typed_as_the_attempt_is_cancelled_links_nothing(
 
 
 async def test_an_unwatched_qr_is_cancelled_and_its_socket_closed(
-    world: World, settings: Any, monkeypatch: pytest.MonkeyPatch
+    world: World, settings: Any
 ) -> None:
-    monkeypatch.setattr("whatsapp.gateway.manager.UNWATCHED_SECONDS", 0.5)
     settings.WHATSAPP_LOOK_INTERVAL = 0.2
     await world.gateway()
     watched, left = await world.salon(), await world.salon()
-    await left.ask_qr()
-    await world.call(pairing.page_opened, left.salon, "page")
-    await watched.ask_qr()
-    await watched.qr()
-    await left.qr()
+    for salon in (watched, left):
+        await world.call(pairing.page_opened, salon.salon, "page")
+        await salon.qr()
+    await world.sql(
+        "UPDATE whatsapp_whatsappsession SET watched_at = now() - interval '1 hour'"
+        " WHERE salon_id = %s",
+        left.pk,
+    )
     await left.stage("cancelled")
     await left.no_owner()
     await world.until(lambda: _has_one_socket(world), "the socket is closed")

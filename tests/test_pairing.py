@@ -38,7 +38,7 @@ from whatsapp.models import (
     PairingAttempt,
     WhatsAppSession,
 )
-from whatsapp.services import credentials, pairing, sessions
+from whatsapp.services import attempts, credentials, pairing, sessions
 from whatsapp.services.pairing import Answer
 
 pytestmark = pytest.mark.django_db
@@ -128,8 +128,8 @@ def test_another_phone_supersedes_a_shown_code():
     old = PairingAttempt.objects.get(pk=first)
     assert (old.stage, old.error, old.code) == ("superseded", "", "")
     assert open_attempt(salon).phone == OTHER_PHONE
-    assert not pairing.record_code(salon, first, epoch, "ZZZZ9999")
-    assert not pairing.record_entered(salon, first, epoch)
+    assert not attempts.record_code(salon, first, epoch, "ZZZZ9999")
+    assert not attempts.record_entered(salon, first, epoch)
     assert not confirm(salon, first, epoch)
 
 
@@ -279,14 +279,14 @@ def test_a_mismatch_that_comes_to_nothing_leaves_the_old_session(end):
     pairing.request_code(salon, OTHER_PHONE, "page")
     attempt_id, epoch = show_code(salon)
     if end == "fail":
-        pairing.fail(salon, attempt_id, epoch, ErrorCode.PAIRING_CODE_FAILED)
+        attempts.fail(salon, attempt_id, epoch, ErrorCode.PAIRING_CODE_FAILED)
     elif end == "expire":
         _overdue(open_attempt(salon))
-        assert pairing.expire_overdue() == [salon.pk]
+        assert attempts.expire_overdue() == [salon.pk]
     else:
         pairing.request_qr(salon, "page")
         _attempt, epoch = begin(salon)
-        pairing.record_open(salon, epoch, PHONE)
+        attempts.record_open(salon, epoch, PHONE)
     assert stored_rows(salon) == (make_creds(), make_keys())
     assert status_of(salon) == ("open" if end == "cancel" else "reconnecting")
     assert salon.session.phone == PHONE
@@ -304,7 +304,7 @@ def test_a_qr_for_a_linked_salon_resumes_it():
     WhatsAppSession.objects.update(wanted=False)
     assert pairing.request_qr(salon, "page") is Answer.STARTED
     _attempt, epoch = begin(salon)
-    assert pairing.record_open(salon, epoch, PHONE)
+    assert attempts.record_open(salon, epoch, PHONE)
     assert last_attempt(salon).stage == "linked"
     salon.refresh_from_db()
     assert (salon.session.status, salon.session.wanted) == ("open", True)
@@ -336,7 +336,7 @@ def test_a_phone_that_another_salon_is_just_linking_is_refused():
     assert open_attempt(first) is not None
     # the refused request has not ended what this salon was doing
     assert open_attempt(second).id == qr
-    assert pairing.record_qr(second, qr, epoch, QR + "2", 20)
+    assert attempts.record_qr(second, qr, epoch, QR + "2", 20)
 
 
 def test_a_live_phone_that_scans_the_qr_of_another_salon_is_refused():
@@ -361,7 +361,7 @@ def test_a_live_phone_that_scans_the_qr_of_another_salon_is_refused():
 def _spend(salon, phone=PHONE):
     pairing.request_code(salon, phone, "page")
     attempt_id, epoch = show_code(salon)
-    pairing.fail(salon, attempt_id, epoch, ErrorCode.CODE_EXPIRED, "expired")
+    attempts.fail(salon, attempt_id, epoch, ErrorCode.CODE_EXPIRED, "expired")
 
 
 def test_a_budget_refuses_before_whatsapp_does_and_says_when_to_come_back(settings):
@@ -419,7 +419,7 @@ def test_a_429_of_whatsapp_cools_the_phone_down_ever_longer(settings):
         salon = make_salon()
         pairing.request_code(salon, PHONE, "page")
         attempt_id, epoch = begin(salon)
-        pairing.fail(salon, attempt_id, epoch, ErrorCode.RATE_LIMITED)
+        attempts.fail(salon, attempt_id, epoch, ErrorCode.RATE_LIMITED)
         assert last_attempt(salon).retry_after == _refused(salon).retry_after
         waits.append(_refused(salon).retry_after)
         PairingAttempt.objects.filter(error="RATE_LIMITED").update(
@@ -434,7 +434,7 @@ def test_the_429_of_a_qr_cools_no_phone_down():
     salon = make_salon()
     pairing.request_qr(salon, "page")
     attempt_id, epoch = begin(salon)
-    pairing.fail(salon, attempt_id, epoch, ErrorCode.RATE_LIMITED)
+    attempts.fail(salon, attempt_id, epoch, ErrorCode.RATE_LIMITED)
     assert last_attempt(salon).retry_after is None
     assert pairing.request_qr(salon, "page") is Answer.STARTED
 
@@ -457,8 +457,8 @@ def test_a_late_code_changes_nothing():
     pairing.request_code(salon, PHONE, "page")
     attempt_id, epoch = begin(salon)
     _overdue(open_attempt(salon))
-    pairing.expire_overdue()
-    assert not pairing.record_code(salon, attempt_id, epoch, "ABCD1234")
+    attempts.expire_overdue()
+    assert not attempts.record_code(salon, attempt_id, epoch, "ABCD1234")
     assert last_attempt(salon).code == ""
     assert last_attempt(salon).error == "PAIRING_TIMEOUT"
 
@@ -467,7 +467,7 @@ def test_a_second_code_for_one_attempt_is_refused():
     salon = make_salon()
     pairing.request_code(salon, PHONE, "page")
     attempt_id, epoch = show_code(salon)
-    assert not pairing.record_code(salon, attempt_id, epoch, "ZZZZ9999")
+    assert not attempts.record_code(salon, attempt_id, epoch, "ZZZZ9999")
     assert open_attempt(salon).code == "ABCD-1234"
 
 
@@ -475,10 +475,10 @@ def test_a_qr_attempt_takes_no_code_and_a_code_attempt_no_qr():
     salon = make_salon()
     pairing.request_qr(salon, "page")
     attempt_id, epoch = begin(salon)
-    assert not pairing.record_code(salon, attempt_id, epoch, "ABCD1234")
+    assert not attempts.record_code(salon, attempt_id, epoch, "ABCD1234")
     pairing.request_code(salon, PHONE, "page")
     attempt_id, epoch = begin(salon)
-    assert not pairing.record_qr(salon, attempt_id, epoch, QR, 60)
+    assert not attempts.record_qr(salon, attempt_id, epoch, QR, 60)
 
 
 def test_qrs_follow_each_other_within_one_link_clock():
@@ -486,11 +486,11 @@ def test_qrs_follow_each_other_within_one_link_clock():
     pairing.request_qr(salon, "page")
     attempt_id, epoch = show_qr(salon)
     deadline = open_attempt(salon).deadline
-    assert pairing.record_qr(salon, attempt_id, epoch, QR + "second", 20)
+    assert attempts.record_qr(salon, attempt_id, epoch, QR + "second", 20)
     attempt = open_attempt(salon)
     assert (attempt.qr, attempt.deadline) == (QR + "second", deadline)
     confirm(salon, attempt_id, epoch)
-    assert not pairing.record_qr(salon, attempt_id, epoch, QR + "third", 20)
+    assert not attempts.record_qr(salon, attempt_id, epoch, QR + "third", 20)
     assert open_attempt(salon).qr == ""
 
 
@@ -500,12 +500,14 @@ def test_words_under_another_epoch_change_nothing():
     attempt_id, epoch = begin(salon)
     before = snapshot(salon)["revision"]
     for wrong in (epoch - 1, epoch + 1):
-        assert not pairing.record_code(salon, attempt_id, wrong, "ABCD1234")
-        assert not pairing.record_entered(salon, attempt_id, wrong)
+        assert not attempts.record_code(salon, attempt_id, wrong, "ABCD1234")
+        assert not attempts.record_entered(salon, attempt_id, wrong)
         assert not confirm(salon, attempt_id, wrong)
-        assert not pairing.record_open(salon, wrong, PHONE)
-        assert not pairing.fail(salon, attempt_id, wrong, ErrorCode.PAIRING_CODE_FAILED)
-        assert not pairing.refuse_link(salon, wrong, "401")
+        assert not attempts.record_open(salon, wrong, PHONE)
+        assert not attempts.fail(
+            salon, attempt_id, wrong, ErrorCode.PAIRING_CODE_FAILED
+        )
+        assert not attempts.refuse_link(salon, wrong, "401")
     assert snapshot(salon)["revision"] == before
     assert stored_rows(salon) == (None, {})
 
@@ -515,9 +517,9 @@ def test_the_words_of_an_owner_that_was_replaced_change_nothing():
     pairing.request_code(salon, PHONE, "page")
     attempt_id, epoch = show_code(salon)
     claim(salon, "gateway-b")
-    assert not pairing.record_entered(salon, attempt_id, epoch)
+    assert not attempts.record_entered(salon, attempt_id, epoch)
     assert not confirm(salon, attempt_id, epoch)
-    assert not pairing.fail(salon, attempt_id, epoch, ErrorCode.WHATSAPP_UNREACHABLE)
+    assert not attempts.fail(salon, attempt_id, epoch, ErrorCode.WHATSAPP_UNREACHABLE)
     assert stored_rows(salon) == (None, {})
 
 
@@ -526,13 +528,13 @@ def test_an_entered_code_is_told_until_the_link_is_confirmed(settings):
     salon = make_salon()
     pairing.request_code(salon, PHONE, "page")
     attempt_id, epoch = show_code(salon)
-    assert pairing.record_entered(salon, attempt_id, epoch)
+    assert attempts.record_entered(salon, attempt_id, epoch)
     assert open_attempt(salon).stage == "entered"
     assert confirm(salon, attempt_id, epoch)
     attempt = snapshot(salon)["attempt"]
     assert (attempt["stage"], attempt["code"]) == ("finishing", "")
     assert attempt["expires_in"] == pytest.approx(30, abs=2)
-    assert not pairing.record_entered(salon, attempt_id, epoch)
+    assert not attempts.record_entered(salon, attempt_id, epoch)
     assert not confirm(salon, attempt_id, epoch)
 
 
@@ -570,12 +572,12 @@ def test_another_phone_than_expected_is_linked_and_told():
     attempt_id, epoch = show_qr(salon)
     assert confirm(salon, attempt_id, epoch)
     _attempt, epoch = begin(salon)
-    pairing.record_open(salon, epoch, PHONE)
+    attempts.record_open(salon, epoch, PHONE)
     for _ in range(2):  # also after a reconnect
         state = snapshot(salon)
         assert (state["status"], state["reason"]) == ("open", "WRONG_PHONE_LINKED")
         assert events.status_payload(state)["action"] == "reset-whatsapp-credentials"
-        pairing.record_open(salon, epoch, PHONE)
+        attempts.record_open(salon, epoch, PHONE)
     assert AuditEvent.objects.filter(action="phone_mismatch_cleanup").exists()
 
 
@@ -591,7 +593,7 @@ def test_an_old_session_that_opens_does_not_answer_a_request_for_a_code():
     salon = _linked_salon(status="connecting")
     epoch = claim(salon)
     pairing.request_code(salon, OTHER_PHONE, "page")
-    assert pairing.record_open(salon, epoch, PHONE)
+    assert attempts.record_open(salon, epoch, PHONE)
     assert open_attempt(salon).phone == OTHER_PHONE
     assert status_of(salon) == "pairing"
 
@@ -601,7 +603,7 @@ def test_a_refused_first_login_brings_the_old_link_back():
     pairing.request_code(salon, OTHER_PHONE, "page")
     attempt_id, epoch = show_code(salon)
     confirm(salon, attempt_id, epoch, OTHER_PHONE)
-    assert pairing.refuse_link(salon, epoch, "401")
+    assert attempts.refuse_link(salon, epoch, "401")
     assert stored_rows(salon) == (make_creds(), make_keys())
     assert (last_attempt(salon).stage, last_attempt(salon).error) == (
         "failed",
@@ -610,7 +612,7 @@ def test_a_refused_first_login_brings_the_old_link_back():
     assert status_of(salon) == "reconnecting"
     assert salon.session.phone == PHONE
     assert salon.session.epoch > epoch
-    assert not pairing.refuse_link(salon, salon.session.epoch, "401")
+    assert not attempts.refuse_link(salon, salon.session.epoch, "401")
 
 
 def test_a_refused_first_login_brings_nothing_older_back():
@@ -621,7 +623,7 @@ def test_a_refused_first_login_brings_nothing_older_back():
     pairing.request_code(salon, OTHER_PHONE, "page")
     attempt_id, epoch = show_code(salon)
     confirm(salon, attempt_id, epoch, OTHER_PHONE)
-    assert pairing.refuse_link(salon, epoch, "401")
+    assert attempts.refuse_link(salon, epoch, "401")
     assert stored_rows(salon) == (None, {})
     assert status_of(salon) == "unlinked"
 
@@ -630,9 +632,9 @@ def test_an_attempt_that_failed_once_cannot_fail_again():
     salon = make_salon()
     pairing.request_code(salon, PHONE, "page")
     attempt_id, epoch = begin(salon)
-    assert pairing.fail(salon, attempt_id, epoch, ErrorCode.PHONE_NOT_ON_WHATSAPP)
-    assert not pairing.fail(salon, attempt_id, epoch, ErrorCode.PAIRING_TIMEOUT)
-    assert not pairing.fail(salon, attempt_id, None, ErrorCode.PAIRING_TIMEOUT)
+    assert attempts.fail(salon, attempt_id, epoch, ErrorCode.PHONE_NOT_ON_WHATSAPP)
+    assert not attempts.fail(salon, attempt_id, epoch, ErrorCode.PAIRING_TIMEOUT)
+    assert not attempts.fail(salon, attempt_id, None, ErrorCode.PAIRING_TIMEOUT)
     state = snapshot(salon)
     assert (state["status"], state["reason"]) == ("unlinked", "PHONE_NOT_ON_WHATSAPP")
 
@@ -655,26 +657,26 @@ def test_every_stage_ends_by_its_deadline_without_any_gateway(stage, outcome):
     if stage != "requested":
         attempt_id, epoch = show_code(salon)
         if stage == "entered":
-            pairing.record_entered(salon, attempt_id, epoch)
+            attempts.record_entered(salon, attempt_id, epoch)
         if stage == "finishing":
             confirm(salon, attempt_id, epoch)
-    assert pairing.expire_overdue() == []
+    assert attempts.expire_overdue() == []
     _overdue(open_attempt(salon))
-    assert pairing.expire_overdue() == [salon.pk]
+    assert attempts.expire_overdue() == [salon.pk]
     assert (last_attempt(salon).stage, last_attempt(salon).error) == outcome
     linked = stage == "finishing"
     assert status_of(salon) == ("reconnecting" if linked else "unlinked")
     assert (stored_rows(salon)[0] is not None) is linked
-    assert pairing.expire_overdue() == []
+    assert attempts.expire_overdue() == []
 
 
 def test_a_qr_that_no_page_looks_at_is_cancelled_without_an_error():
     salon = make_salon()
     pairing.page_opened(salon, "page")
     show_qr(salon)
-    assert pairing.cancel_unwatched(120) == []
+    assert attempts.cancel_unwatched(120) == []
     WhatsAppSession.objects.update(watched_at=Now() - timedelta(seconds=121))
-    assert pairing.cancel_unwatched(120) == [salon.pk]
+    assert attempts.cancel_unwatched(120) == [salon.pk]
     assert (last_attempt(salon).stage, last_attempt(salon).error) == ("cancelled", "")
     assert status_of(salon) == "unlinked"
 
@@ -686,7 +688,7 @@ def test_codes_and_qrs_of_others_are_not_cancelled_when_the_page_is_away():
     pairing.request_qr(by_operator, "operator")
     show_qr(by_operator)
     WhatsAppSession.objects.update(watched_at=Now() - timedelta(hours=1))
-    assert pairing.cancel_unwatched(120) == []
+    assert attempts.cancel_unwatched(120) == []
 
 
 # --- pages that open ------------------------------------------------------------------
@@ -857,7 +859,7 @@ def test_everything_at_once_deadlocks_nowhere_and_leaves_one_truth():
         lambda: pairing.page_opened(salon, "page"),
         lambda: sessions.disconnect(salon, "page"),
         lambda: sessions.connect(salon, "page"),
-        lambda: pairing.expire_overdue(),
+        lambda: attempts.expire_overdue(),
         lambda: sessions.watch([salon.pk, neighbour.pk]),
         lambda: sessions.watch([neighbour.pk, salon.pk]),
         lambda: sessions.record_alive({neighbour.pk: 1.0, salon.pk: 2.0}),
@@ -884,7 +886,7 @@ def test_a_confirmed_link_and_a_reset_at_once_leave_no_half_of_either():
         )
         assert stored_rows(salon) == (None, {})
         assert open_attempt(salon) is None
-        assert not pairing.record_open(salon, epoch, PHONE)
+        assert not attempts.record_open(salon, epoch, PHONE)
 
 
 def test_nothing_secret_is_logged_or_audited(caplog):

@@ -33,7 +33,7 @@ from tests.factories import (
 )
 from whatsapp import events
 from whatsapp.models import AuditEvent, Membership, Salon, WhatsAppSession
-from whatsapp.services import pairing, salons, sessions
+from whatsapp.services import attempts, pairing, salons, sessions
 
 pytestmark = pytest.mark.django_db
 
@@ -171,7 +171,7 @@ def test_after_a_reset_the_old_socket_may_say_goodbye_and_nothing_else():
     assert work.epoch > epoch
     assert not sessions.record(salon, epoch, "open")
     assert not sessions.record_logged_out(salon, epoch, "401")
-    assert not pairing.record_open(salon, epoch, PHONE)
+    assert not attempts.record_open(salon, epoch, PHONE)
     assert sessions.start(salon, OWNER, epoch, "connecting") is None
     assert status_of(salon) == "unlinked"
 
@@ -411,12 +411,12 @@ def test_everything_that_a_page_can_see_raises_the_revision():
     look()
     attempt_id, epoch = show_code(salon)
     look()
-    pairing.record_entered(salon, attempt_id, epoch)
+    attempts.record_entered(salon, attempt_id, epoch)
     look()
     confirm(salon, attempt_id, epoch)
     look()
     _attempt, epoch = begin(salon)
-    pairing.record_open(salon, epoch, PHONE)
+    attempts.record_open(salon, epoch, PHONE)
     look()
     sessions.record(salon, epoch, "reconnecting", "428")
     look()

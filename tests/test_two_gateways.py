@@ -10,13 +10,20 @@ from typing import Any
 
 import pytest
 
-from tests.gateway_fixtures import Gateway, SalonStory, World, simulator, world
+from tests.gateway_fixtures import (
+    Gateway,
+    SalonStory,
+    World,
+    clean_database,
+    simulator,
+    world,
+)
 from tests.server import Server
 from whatsapp.engine import SessionRef, StoreRefused
 from whatsapp.gateway import ownership
-from whatsapp.services import pairing, sessions
+from whatsapp.services import attempts, sessions
 
-__all__ = ["simulator", "world"]
+__all__ = ["clean_database", "simulator", "world"]
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(60)]
 
@@ -152,8 +159,8 @@ async def test_a_word_of_the_old_owner_changes_nothing(world: World) -> None:
     for service, args in (
         (sessions.record, (salon.salon, epoch, "banned", "403")),
         (sessions.record_logged_out, (salon.salon, epoch, "401")),
-        (pairing.record_open, (salon.salon, epoch, "79000000000")),
-        (pairing.refuse_link, (salon.salon, epoch, "401")),
+        (attempts.record_open, (salon.salon, epoch, "79000000000")),
+        (attempts.refuse_link, (salon.salon, epoch, "401")),
     ):
         assert not await world.call(service, *args)  # type: ignore[arg-type]
     assert await world.call(sessions.start, salon.salon, "gone", epoch, "open") is None

@@ -23,7 +23,7 @@ from django.db import connections
 from whatsapp import events
 from whatsapp.errors import ErrorCode, WhatsAppError
 from whatsapp.events import Snapshot
-from whatsapp.services import pairing, sessions
+from whatsapp.services import attempts, sessions
 
 logger = logging.getLogger(__name__)
 
@@ -239,7 +239,7 @@ class Watcher:
 
 def _read(told: dict[int, int], *, thorough: bool) -> list[Snapshot]:
     """Sweep what nobody works on, and return what the pages do not know yet."""
-    pairing.expire_overdue()
+    attempts.expire_overdue()
     pks = list(told)
     if thorough:
         sessions.watch(pks)

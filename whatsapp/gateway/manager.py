@@ -33,7 +33,7 @@ from whatsapp.gateway.auth_store import UNSTORED_EPOCH, DatabaseAuthStore
 from whatsapp.gateway.database import DATABASE_ERRORS, Services, conninfo
 from whatsapp.gateway.ownership import LocksLost, Ownership
 from whatsapp.gateway.runner import Abandon, Gone, Look, Pulse, SalonRunner
-from whatsapp.services import credentials, pairing, sessions
+from whatsapp.services import attempts, credentials, sessions
 
 logger = logging.getLogger(__name__)
 
@@ -281,8 +281,8 @@ class SessionManager:
         while True:
             await asyncio.sleep(settings.WHATSAPP_LOOK_INTERVAL)
             try:
-                await self.services(pairing.expire_overdue)
-                await self.services(pairing.cancel_unwatched, UNWATCHED_SECONDS)
+                await self.services(attempts.expire_overdue)
+                await self.services(attempts.cancel_unwatched, UNWATCHED_SECONDS)
                 if self._owning:
                     await self._look_at_changed()
                     await self._claim_all()

@@ -41,7 +41,7 @@ from whatsapp.gateway.auth_store import DatabaseAuthStore
 from whatsapp.gateway.database import DATABASE_ERRORS, Services
 from whatsapp.models import PairingAttempt, Salon, WhatsAppSession
 from whatsapp.phones import phone_from_jid
-from whatsapp.services import pairing, sessions
+from whatsapp.services import attempts, sessions
 from whatsapp.services.sessions import OpenAttempt, Work
 
 logger = logging.getLogger(__name__)
@@ -266,14 +266,16 @@ class SalonRunner:
         """Record how far the attempt of the present socket has come."""
         match message:
             case Qr(qr=qr, lifetime_s=lifetime):
-                await self._call(pairing.record_qr, attempt_id, ref.epoch, qr, lifetime)
+                await self._call(
+                    attempts.record_qr, attempt_id, ref.epoch, qr, lifetime
+                )
             case Code(code=code):
                 if not await self._call(
-                    pairing.record_code, attempt_id, ref.epoch, code
+                    attempts.record_code, attempt_id, ref.epoch, code
                 ):
                     self.post(Look())
             case CodeEntered():
-                await self._call(pairing.record_entered, attempt_id, ref.epoch)
+                await self._call(attempts.record_entered, attempt_id, ref.epoch)
             case CodeRejected():
                 logger.info("%s: a code was entered and refused", ref.session_id)
             case CodeExpired():
@@ -328,7 +330,7 @@ class SalonRunner:
             return  # between two tries of this very attempt
         if attempt.remaining <= 0:
             # Nobody came in time; who waited has been told so, or is now.
-            await self._host.services(pairing.expire_overdue)
+            await self._host.services(attempts.expire_overdue)
             self.post(Look())
             return
         if attempt.id != self.attempt_id:
@@ -454,7 +456,7 @@ class SalonRunner:
         while True:
             try:
                 wanted = self.attempt_id is not None and await self._call(
-                    pairing.record_linked,
+                    attempts.record_linked,
                     self.attempt_id,
                     ref.epoch,
                     paired.creds,
@@ -480,7 +482,7 @@ class SalonRunner:
     async def _on_opened(self, ref: SessionRef, jid: str) -> None:
         self._stop_waiting()
         phone = phone_from_jid(jid)
-        if await self._call(pairing.record_open, ref.epoch, phone):
+        if await self._call(attempts.record_open, ref.epoch, phone):
             self.attempt_id = None
             self.is_open = self._ever_open = True
             self._opened_at = asyncio.get_running_loop().time()
@@ -558,7 +560,7 @@ class SalonRunner:
 
     async def _on_logged_out(self, ref: SessionRef, reason: DisconnectReason) -> None:
         if self._ever_open or not await self._call(
-            pairing.refuse_link, ref.epoch, str(reason)
+            attempts.refuse_link, ref.epoch, str(reason)
         ):
             await self._call(sessions.record_logged_out, ref.epoch, str(reason))
         self._failures = 0
@@ -611,11 +613,11 @@ class SalonRunner:
 
     async def _fail_attempt(self, error: ErrorCode, epoch: int | None = None) -> None:
         if self.attempt_id is not None:
-            await self._call(pairing.fail, self.attempt_id, epoch, error)
+            await self._call(attempts.fail, self.attempt_id, epoch, error)
 
     async def _expire_attempt(self, attempt_id: int, epoch: int | None) -> None:
         await self._call(
-            pairing.fail, attempt_id, epoch, ErrorCode.CODE_EXPIRED, Stage.EXPIRED
+            attempts.fail, attempt_id, epoch, ErrorCode.CODE_EXPIRED, Stage.EXPIRED
         )
         self.post(Look())
 
