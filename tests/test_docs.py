@@ -129,6 +129,26 @@ def test_documented_make_targets_exist():
     assert {"run", "demo", "test"} <= named <= targets
 
 
+def test_documented_files_exist():
+    named = set(
+        re.findall(r"`((?:aiadmin|whatsapp|tests|benchmarks)/[\w./-]+)", documents())
+    )
+    assert len(named) > 20
+    assert {name for name in named if not (ROOT / name).exists()} == set()
+
+
+def test_documented_services_exist():
+    services = {path.stem: path for path in (ROOT / "whatsapp/services").glob("*.py")}
+    named = re.findall(r"`(\w+)\.(\w+)(?=[`(])", documents())
+    ours = [(module, name) for module, name in named if module in services]
+    assert len(ours) > 5
+    assert [
+        f"{module}.{name}"
+        for module, name in ours
+        if name not in {"py", *functions_in(f"whatsapp/services/{module}.py")}
+    ] == []
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_links_lead_somewhere(path: Path):
     targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", path.read_text())
