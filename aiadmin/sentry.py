@@ -1,8 +1,10 @@
 """Reports errors to Sentry, without what could open a salon's WhatsApp."""
 
+import logging
 from typing import Any
 
 import sentry_sdk
+from sentry_sdk.integrations.logging import EventHandler
 from sentry_sdk.types import Event, Hint
 
 from aiadmin.scrubber import scrub
@@ -32,6 +34,18 @@ def before_breadcrumb(crumb: dict[str, Any], _hint: Hint) -> dict[str, Any]:
         name: value if name == "timestamp" else scrub(value)
         for name, value in crumb.items()
     }
+
+
+class OperationHandler(EventHandler):
+    """Reports what is no error but what operators shall know of.
+
+    Such a record has an ``operation``; errors are reported without our help.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Report the record, if it is one."""
+        if hasattr(record, "operation") and record.levelno < logging.ERROR:
+            super().emit(record)
 
 
 def init(dsn: str, **options: Any) -> None:

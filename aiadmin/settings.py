@@ -220,7 +220,7 @@ USE_TZ = True
 TIME_ZONE = "UTC"
 
 LOG_LEVEL = _text("LOG_LEVEL", "INFO").upper()
-LOGGING = {
+LOGGING: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {
@@ -247,3 +247,5 @@ if SENTRY_DSN:
     from aiadmin import sentry
 
     sentry.init(SENTRY_DSN)
+    LOGGING["handlers"]["sentry"] = {"class": "aiadmin.sentry.OperationHandler"}
+    LOGGING["root"]["handlers"].append("sentry")
