@@ -266,6 +266,22 @@ def candidates(limit: int) -> list[int]:
         return [row[0] for row in cursor.fetchall()]
 
 
+# Rows that are busy are skipped: somebody is just changing them.
+_DEMOTE_SQL = """
+WITH free AS (
+    SELECT s.salon_id FROM whatsapp_whatsappsession s
+    JOIN unnest(%s::int[], %s::int[]) AS seen(salon_id, epoch)
+        ON s.salon_id = seen.salon_id AND s.epoch = seen.epoch
+    WHERE s.status IN ('open', 'degraded')
+    FOR UPDATE OF s SKIP LOCKED
+)
+UPDATE whatsapp_whatsappsession s
+SET status = 'reconnecting', reason = 'gateway_lost', retry_at = NULL, since = now(),
+    revision = s.revision + 1
+FROM free WHERE s.salon_id = free.salon_id RETURNING s.salon_id
+"""
+
+
 def demote_unowned() -> list[int]:
     """Take back the word "connected" where no gateway stands behind it any more.
 
@@ -275,15 +291,18 @@ def demote_unowned() -> list[int]:
     Returns:
         The primary keys of the salons that it concerned.
     """
-    with connection.cursor() as cursor:
+    with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(_UNOWNED_SQL, {"lock_class": LOCK_CLASS})
-        unowned = dict(cursor.fetchall())
-    for salon in Salon.objects.filter(pk__in=unowned):
-        with locked(salon) as session:
-            # A gateway that has claimed the salon meanwhile has raised its epoch.
-            if session.epoch == unowned[salon.pk]:
-                set_status(session, Status.RECONNECTING, "gateway_lost")
-    return list(unowned)
+        unowned = cursor.fetchall()
+        if not unowned:
+            return []
+        # A gateway that has claimed a salon meanwhile has raised its epoch.
+        pks, epochs = zip(*unowned, strict=True)
+        cursor.execute(_DEMOTE_SQL, [list(pks), list(epochs)])
+        demoted = [row[0] for row in cursor.fetchall()]
+        for pk in demoted:
+            events.publish(pk)
+    return demoted
 
 
 def views(owner: str) -> list[tuple[int, int, bool, int | None]]:

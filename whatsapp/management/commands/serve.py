@@ -19,7 +19,7 @@ from django.db import connection, connections
 from django.db.migrations.executor import MigrationExecutor
 
 from whatsapp.models import Salon
-from whatsapp.services import salons, tokens
+from whatsapp.services import salons, sessions, tokens
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
@@ -70,6 +70,8 @@ class Command(BaseCommand):
                 embedded.serve()
                 _allow(options["host"])
             self._migrate(allowed=bool(embedded) or options["migrate"])
+            # No page shall hear "connected" of a link that ended with the last run.
+            sessions.demote_unowned()
             steps = self._first_steps(url) if embedded else []
             connections.close_all()
             server = PageServer(listener, gateway=not options["no_gateway"])
