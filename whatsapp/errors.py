@@ -117,7 +117,11 @@ CATALOGUE: dict[ErrorCode, Entry] = {
     ErrorCode.INVALID_MESSAGE: Entry(_("The message could not be understood."), 400),
     ErrorCode.UNKNOWN_EVENT: Entry(_("The page sent an unknown request."), 400),
     ErrorCode.UNAUTHORIZED: Entry(
-        _("The link to this page is no longer valid. Open the page again."), 401
+        _(
+            "The link to this page is no longer valid. "
+            "Open it again from the marketplace."
+        ),
+        401,
     ),
     ErrorCode.FORBIDDEN: Entry(_("This page may not be used from here."), 403),
     ErrorCode.INTERNAL: Entry(
