@@ -21,7 +21,7 @@ import pytest
 import pytest_asyncio
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from django.conf import settings
-from django.db import connection
+from django.db import connection, connections
 
 from tests import factories
 from tests.engine_fixtures import simulator
@@ -41,7 +41,15 @@ from whatsapp.models import (
 )
 from whatsapp.services import pairing, salons, sessions
 
-__all__ = ["Gateway", "SalonStory", "World", "each", "simulator", "world"]
+__all__ = [
+    "Gateway",
+    "SalonStory",
+    "World",
+    "clean_database",
+    "each",
+    "simulator",
+    "world",
+]
 
 PATIENCE = 15.0
 T = TypeVar("T")
@@ -445,10 +453,16 @@ async def _calm_ending(
         ] == []
 
 
+@pytest.fixture
+def clean_database(transactional_db: None) -> None:
+    """Give this thread's connection back: a test may cut all that there are."""
+    connections.close_all()
+
+
 @pytest_asyncio.fixture
 async def world(
     simulator: Simulator,
-    transactional_db: None,
+    clean_database: None,
     settings: Any,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,

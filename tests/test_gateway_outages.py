@@ -22,7 +22,7 @@ from tests.gateway_fixtures import (
 )
 from whatsapp.errors import ErrorCode
 from whatsapp.gateway import ownership
-from whatsapp.services import attempts, pairing, sessions
+from whatsapp.services import attempts, sessions
 
 __all__ = ["clean_database", "simulator", "world"]
 
@@ -179,7 +179,7 @@ async def test_a_device_that_is_linked_while_the_database_is_away_is_not_lost(
             raise OperationalError("away")
         return record_linked(*args)
 
-    monkeypatch.setattr(pairing, "record_linked", away_for_a_while)
+    monkeypatch.setattr(attempts, "record_linked", away_for_a_while)
     assert (await salon.enter(code))["ok"]
     await salon.status("open")
     assert await salon.attempts() == [("code", "linked", "")]
@@ -254,7 +254,7 @@ async def test_a_surprise_in_one_salon_is_logged_and_the_salon_goes_on(
             raise KeyError("surprise")
         return record_open(*args)
 
-    monkeypatch.setattr(pairing, "record_open", surprising)
+    monkeypatch.setattr(attempts, "record_open", surprising)
     world.expected = ("unexpected",)
     await salon.connect()
     await salon.status("open")
