@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests import factories
-from tests.gateway_fixtures import World, simulator, world
+from tests.gateway_fixtures import World, clean_database, simulator, world
 from whatsapp.engine import SessionRef
 from whatsapp.gateway import manager
 from whatsapp.gateway.auth_store import DatabaseAuthStore
@@ -13,7 +13,7 @@ from whatsapp.gateway.database import Services, conninfo
 from whatsapp.models import WhatsAppKey
 from whatsapp.services import credentials
 
-__all__ = ["simulator", "world"]
+__all__ = ["clean_database", "simulator", "world"]
 
 ROOT = Path(__file__).resolve().parent.parent
 LONG_AGO = "2020-01-01T00:00:00Z"
