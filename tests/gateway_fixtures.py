@@ -110,6 +110,7 @@ class Gateway:
 
     def __init__(self, manager: SessionManager) -> None:
         self.manager = manager
+        self.loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self._running = asyncio.create_task(manager.run(self._stop))
 

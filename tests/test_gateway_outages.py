@@ -260,6 +260,28 @@ async def test_a_surprise_in_one_salon_is_logged_and_the_salon_goes_on(
     await salon.status("open")
 
 
+async def test_a_surprise_at_the_regular_look_takes_nobody_down(
+    world: World, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.WHATSAPP_LOOK_INTERVAL = 0.1
+    gateway = await world.gateway()
+    salon = await world.open_salon()
+    looked = asyncio.Event()
+
+    def surprising() -> None:
+        gateway.loop.call_soon_threadsafe(looked.set)
+        raise KeyError("surprise")
+
+    world.expected = ("The regular look failed",)
+    with monkeypatch.context() as patch:
+        patch.setattr(attempts, "expire_overdue", surprising)
+        async with asyncio.timeout(5):
+            await looked.wait()
+    assert (await world.device(await salon.me()))["logins"] == 1
+    await salon.disconnect()
+    await salon.status("stopped")
+
+
 async def test_an_open_status_is_taken_back_only_where_no_gateway_stands_behind_it(
     world: World,
 ) -> None:

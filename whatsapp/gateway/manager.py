@@ -289,6 +289,8 @@ class SessionManager:
                 await self.services(sessions.demote_unowned)
             except (LocksLost, *DATABASE_ERRORS) as error:
                 logger.warning("Cannot look: %s", type(error).__name__)
+            except Exception:  # one odd row must not take every salon's socket down
+                logger.exception("The regular look failed")
 
     async def _look_at_changed(self) -> None:
         views = await self.services(sessions.views, self.name)
