@@ -11,7 +11,7 @@ from typing import Any
 
 from whatsapp import events
 from whatsapp.models import PairingAttempt, Salon, WhatsAppAuth, WhatsAppKey
-from whatsapp.services import attempts, pairing, salons, sessions
+from whatsapp.services import attempts, claims, pairing, salons, sessions
 
 PHONE = "79001234567"
 OTHER_PHONE = "79007654321"
@@ -160,17 +160,17 @@ def stored_rows(salon: Salon) -> tuple[Any, dict[tuple[str, str], Any]]:
 
 def claim(salon: Salon, owner: str = OWNER) -> int:
     """Take the salon over, as a gateway that has its lock; return the epoch."""
-    sessions.take_over([salon.pk], owner)
+    claims.take_over([salon.pk], owner)
     salon.refresh_from_db()
     return salon.session.epoch
 
 
 def begin(salon: Salon, owner: str = OWNER) -> tuple[int, int]:
     """Start a socket for the open attempt; return the attempt and the epoch."""
-    work = sessions.work(salon.pk, owner)
+    work = claims.work(salon.pk, owner)
     if work is None:
         claim(salon, owner)
-        work = sessions.work(salon.pk, owner)
+        work = claims.work(salon.pk, owner)
     assert work is not None
     assert work.attempt is not None
     epoch = sessions.start(salon, owner, work.epoch, "pairing", work.attempt.id)

@@ -18,7 +18,7 @@ from whatsapp.gateway import auth_store
 from whatsapp.gateway.auth_store import UNSTORED_EPOCH, DatabaseAuthStore
 from whatsapp.gateway.database import Services, conninfo
 from whatsapp.models import Salon, WhatsAppKey, WhatsAppSession
-from whatsapp.services import sessions
+from whatsapp.services import claims, sessions
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -189,7 +189,7 @@ async def test_a_write_for_a_salon_that_is_gone_is_refused(
 async def test_writes_of_the_old_owner_are_refused_after_a_take_over(
     store: DatabaseAuthStore, salon: Salon, ref: SessionRef, call: Services
 ) -> None:
-    await call(sessions.take_over, [salon.pk], "gateway-b")
+    await call(claims.take_over, [salon.pk], "gateway-b")
     await _refused(store, ref)
     await store.save(await _ref(call, salon), None, _entries({("session", "b"): 1}))
 

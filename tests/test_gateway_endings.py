@@ -16,7 +16,7 @@ from tests.gateway_fixtures import (
 )
 from whatsapp.errors import ErrorCode
 from whatsapp.gateway import policy
-from whatsapp.services import sessions
+from whatsapp.services import claims
 
 __all__ = ["clean_database", "simulator", "world"]
 
@@ -100,7 +100,7 @@ async def test_what_trying_again_does_not_help_halts_the_session_and_keeps_its_c
         assert await salon.archive() == []
         assert bool((await salon.session()).retry_at) == retries
         assert await _attempted(salon) == 1
-        candidates = await world.call(sessions.candidates, 100)
+        candidates = await world.call(claims.candidates, 100)
         assert salon.pk not in candidates, "no gateway takes it up again"
 
     await each(

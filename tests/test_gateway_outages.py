@@ -22,7 +22,7 @@ from tests.gateway_fixtures import (
 )
 from whatsapp.errors import ErrorCode
 from whatsapp.gateway import ownership
-from whatsapp.services import attempts, sessions
+from whatsapp.services import attempts, claims, sessions
 
 __all__ = ["clean_database", "simulator", "world"]
 
@@ -237,7 +237,7 @@ async def _is_free(salon: SalonStory) -> bool:
         "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND classid = %s"
         " AND objid = %s AND database ="
         " (SELECT oid FROM pg_database WHERE datname = current_database())",
-        sessions.LOCK_CLASS,
+        claims.LOCK_CLASS,
         salon.pk,
     )
 
@@ -292,10 +292,10 @@ async def test_an_open_status_is_taken_back_only_where_no_gateway_stands_behind_
         " WHERE salon_id = %s",
         nobodys.pk,
     )
-    assert await world.call(sessions.demote_unowned) == [nobodys.pk]
+    assert await world.call(claims.demote_unowned) == [nobodys.pk]
     assert (await nobodys.snapshot())["status"] == "reconnecting"
     assert (await ours.snapshot())["status"] == "open"
-    assert await world.call(sessions.demote_unowned) == []
+    assert await world.call(claims.demote_unowned) == []
 
 
 # The channel layer --------------------------------------------------------------------

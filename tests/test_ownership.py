@@ -10,7 +10,7 @@ import pytest_asyncio
 from whatsapp.gateway import ownership
 from whatsapp.gateway.database import conninfo
 from whatsapp.gateway.ownership import LocksLost, Ownership
-from whatsapp.services.sessions import LOCK_CLASS
+from whatsapp.services.claims import LOCK_CLASS
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

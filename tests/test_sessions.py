@@ -33,7 +33,7 @@ from tests.factories import (
 )
 from whatsapp import events
 from whatsapp.models import AuditEvent, Membership, Salon, WhatsAppSession
-from whatsapp.services import attempts, pairing, salons, sessions
+from whatsapp.services import attempts, claims, pairing, salons, sessions
 
 pytestmark = pytest.mark.django_db
 
@@ -49,7 +49,7 @@ def _linked_salon(status="stopped", **fields):
 
 
 def _work(salon) -> Any:
-    return sessions.work(salon.pk, OWNER)
+    return claims.work(salon.pk, OWNER)
 
 
 def _start(salon, epoch, status) -> int:
@@ -66,7 +66,7 @@ def test_a_stopped_session_is_wished_to_run_again():
     sessions.connect(salon, "staff")
     assert status_of(salon) == "connecting"
     assert (salon.session.wanted, salon.session.retry_at) == (True, None)
-    assert sessions.candidates(10) == [salon.pk]
+    assert claims.candidates(10) == [salon.pk]
     assert AuditEvent.objects.get(salon=salon).action == "connect"
 
 
@@ -82,7 +82,7 @@ def test_an_unlinked_salon_has_nothing_to_run():
     salon = make_salon()
     sessions.connect(salon, "staff")
     assert status_of(salon) == "unlinked"
-    assert sessions.candidates(10) == []
+    assert claims.candidates(10) == []
 
 
 def test_to_connect_cleans_half_paired_creds_up():
@@ -96,7 +96,7 @@ def test_a_session_without_owner_stops_at_once():
     salon = _linked_salon("reconnecting")
     sessions.disconnect(salon, "staff")
     assert status_of(salon) == "stopped"
-    assert sessions.candidates(10) == []
+    assert claims.candidates(10) == []
     assert stored_rows(salon) == (make_creds(), make_keys())
 
 
@@ -224,10 +224,10 @@ def test_a_new_owner_raises_the_epoch_and_shuts_the_old_one_out():
     salon = make_salon()
     epoch = link(salon)
     claim(salon, "gateway-b")
-    assert sessions.work(salon.pk, OWNER) is None
+    assert claims.work(salon.pk, OWNER) is None
     assert sessions.start(salon, OWNER, epoch, "connecting") is None
     assert not sessions.record(salon, epoch, "reconnecting", "428")
-    sessions.give_up([salon.pk], OWNER)
+    claims.give_up([salon.pk], OWNER)
     salon.refresh_from_db()
     assert (salon.session.owner, salon.session.status) == ("gateway-b", "open")
 
@@ -273,7 +273,7 @@ def test_a_gateway_reads_all_that_it_decides_by():
     assert (work.attempt.kind, work.attempt.phone) == ("code", OTHER_PHONE)
     assert (work.attempt.stage, work.attempt.epoch) == ("requested", None)
     assert work.attempt.remaining == pytest.approx(20, abs=2)
-    assert sessions.views(OWNER) == [(salon.pk, epoch, True, work.attempt.id)]
+    assert claims.views(OWNER) == [(salon.pk, epoch, True, work.attempt.id)]
 
 
 def test_a_wait_is_told_in_seconds():
@@ -313,20 +313,20 @@ def _salon_with(status, *, linked=True, wanted=True, retry_in=None):
 )
 def test_a_salon_wants_a_gateway_only_if_there_is_something_to_do(wants, kind):
     salon = _salon_with(**kind)
-    assert sessions.candidates(10) == ([salon.pk] if wants else [])
+    assert claims.candidates(10) == ([salon.pk] if wants else [])
 
 
 def test_half_paired_creds_want_no_gateway():
     salon = _salon_with("unlinked", linked=False)
     store_creds(salon, make_creds(linked=False))
-    assert sessions.candidates(10) == []
+    assert claims.candidates(10) == []
 
 
 def test_salons_with_an_attempt_come_first():
     linked, asking = _salon_with("unlinked"), make_salon()
     pairing.request_qr(asking, "page")
-    assert sessions.candidates(10) == [asking.pk, linked.pk]
-    assert sessions.candidates(1) == [asking.pk]
+    assert claims.candidates(10) == [asking.pk, linked.pk]
+    assert claims.candidates(1) == [asking.pk]
 
 
 @pytest.fixture
@@ -347,13 +347,13 @@ def other_connection():
 def test_a_salon_whose_lock_is_held_wants_no_other_gateway(other_connection):
     salon, free = _salon_with("open"), _salon_with("open")
     other_connection.execute(
-        "SELECT pg_advisory_lock(%s, %s)", (sessions.LOCK_CLASS, salon.pk)
+        "SELECT pg_advisory_lock(%s, %s)", (claims.LOCK_CLASS, salon.pk)
     )
-    assert sessions.candidates(10) == [free.pk]
-    assert sessions.demote_unowned() == [free.pk]
+    assert claims.candidates(10) == [free.pk]
+    assert claims.demote_unowned() == [free.pk]
     assert (status_of(salon), status_of(free)) == ("open", "reconnecting")
     other_connection.execute("SELECT pg_advisory_unlock_all()")
-    assert sessions.candidates(10) == [salon.pk, free.pk]
+    assert claims.candidates(10) == [salon.pk, free.pk]
 
 
 # --- proof of life, and pages ---------------------------------------------------------

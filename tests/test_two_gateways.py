@@ -21,7 +21,7 @@ from tests.gateway_fixtures import (
 from tests.server import Server
 from whatsapp.engine import SessionRef, StoreRefused
 from whatsapp.gateway import ownership
-from whatsapp.services import attempts, sessions
+from whatsapp.services import attempts, claims, sessions
 
 __all__ = ["clean_database", "simulator", "world"]
 
@@ -45,7 +45,7 @@ async def _lock_holders(world: World) -> list[int]:
         " AND granted AND database ="
         " (SELECT oid FROM pg_database WHERE datname = current_database())"
         " GROUP BY objid",
-        sessions.LOCK_CLASS,
+        claims.LOCK_CLASS,
     )
     return [row[0] for row in rows]
 
@@ -154,7 +154,7 @@ async def test_a_word_of_the_old_owner_changes_nothing(world: World) -> None:
     await world.gateway()
     salon = await world.open_salon()
     epoch = (await salon.session()).epoch
-    await world.call(sessions.take_over, [salon.pk], "another gateway")
+    await world.call(claims.take_over, [salon.pk], "another gateway")
     before = await salon.snapshot()
     for service, args in (
         (sessions.record, (salon.salon, epoch, "banned", "403")),

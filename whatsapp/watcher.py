@@ -23,7 +23,7 @@ from django.db import connections
 from whatsapp import events
 from whatsapp.errors import ErrorCode, WhatsAppError
 from whatsapp.events import Snapshot
-from whatsapp.services import attempts, sessions
+from whatsapp.services import attempts, claims, sessions
 
 logger = logging.getLogger(__name__)
 
@@ -243,7 +243,7 @@ def _read(told: dict[int, int], *, thorough: bool) -> list[Snapshot]:
     pks = list(told)
     if thorough:
         sessions.watch(pks)
-        sessions.demote_unowned()  # gateways do it too, while there are any
+        claims.demote_unowned()  # gateways do it too, while there are any
     changed = [
         pk for pk, revision in events.revisions(pks).items() if revision > told[pk]
     ]

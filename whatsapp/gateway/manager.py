@@ -33,7 +33,7 @@ from whatsapp.gateway.auth_store import UNSTORED_EPOCH, DatabaseAuthStore
 from whatsapp.gateway.database import DATABASE_ERRORS, Services, conninfo
 from whatsapp.gateway.ownership import LocksLost, Ownership
 from whatsapp.gateway.runner import Abandon, Gone, Look, Pulse, SalonRunner
-from whatsapp.services import attempts, credentials, sessions
+from whatsapp.services import attempts, claims, credentials, sessions
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ class SessionManager:
                     await self._idle.wait()
         # The locks go with their connection, whether or not the database listens.
         pks = [runner.salon_pk for runner in runners]
-        await self._briefly(self.services(sessions.give_up, pks, self.name))
+        await self._briefly(self.services(claims.give_up, pks, self.name))
         await self._ownership.close()
         await self._briefly(self.services(events.wake_gateways, None))
 
@@ -202,7 +202,7 @@ class SessionManager:
         """Give a salon up: its owner is cleared first, then its lock is freed."""
         pk = runner.salon_pk
         try:
-            await self.services(sessions.give_up, [pk], self.name)
+            await self.services(claims.give_up, [pk], self.name)
         except DATABASE_ERRORS as error:
             # A stale owner is no harm: what counts is the lock.
             logger.warning("Owner not cleared: %s", type(error).__name__)
@@ -248,7 +248,7 @@ class SessionManager:
 
     async def _claim_all(self) -> None:
         while self._owning:
-            wanted = await self.services(sessions.candidates, CLAIM_BATCH)
+            wanted = await self.services(claims.candidates, CLAIM_BATCH)
             claimed = await self._claim(wanted)
             if len(wanted) < CLAIM_BATCH or not claimed:
                 return
@@ -264,7 +264,7 @@ class SessionManager:
             if not acquired:
                 return 0
             try:
-                await self.services(sessions.take_over, acquired, self.name)
+                await self.services(claims.take_over, acquired, self.name)
             except DATABASE_ERRORS:
                 # A lock without a runner would keep the salon from everybody.
                 await self._ownership.release(acquired)
@@ -286,14 +286,14 @@ class SessionManager:
                 if self._owning:
                     await self._look_at_changed()
                     await self._claim_all()
-                await self.services(sessions.demote_unowned)
+                await self.services(claims.demote_unowned)
             except (LocksLost, *DATABASE_ERRORS) as error:
                 logger.warning("Cannot look: %s", type(error).__name__)
             except Exception:  # one odd row must not take every salon's socket down
                 logger.exception("The regular look failed")
 
     async def _look_at_changed(self) -> None:
-        views = await self.services(sessions.views, self.name)
+        views = await self.services(claims.views, self.name)
         for pk, epoch, wanted, attempt_id in views:
             runner = self._runners.get(pk)
             if runner is not None and runner.is_outdated(epoch, wanted, attempt_id):

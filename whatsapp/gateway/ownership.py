@@ -11,7 +11,7 @@ import os
 
 import psycopg
 
-from whatsapp.services.sessions import LOCK_CLASS
+from whatsapp.services.claims import LOCK_CLASS
 
 logger = logging.getLogger(__name__)
 

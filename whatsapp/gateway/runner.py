@@ -41,8 +41,8 @@ from whatsapp.gateway.auth_store import DatabaseAuthStore
 from whatsapp.gateway.database import DATABASE_ERRORS, Services
 from whatsapp.models import PairingAttempt, Salon, WhatsAppSession
 from whatsapp.phones import phone_from_jid
-from whatsapp.services import attempts, sessions
-from whatsapp.services.sessions import OpenAttempt, Work
+from whatsapp.services import attempts, claims, sessions
+from whatsapp.services.claims import OpenAttempt, Work
 
 logger = logging.getLogger(__name__)
 
@@ -288,7 +288,7 @@ class SalonRunner:
 
     async def _look(self) -> None:
         """Read the salon's rows and do what they ask for."""
-        work = await self._host.services(sessions.work, self.salon_pk, self._host.name)
+        work = await self._host.services(claims.work, self.salon_pk, self._host.name)
         if work is None:
             await self._close_socket()
             await self._release()
@@ -511,7 +511,7 @@ class SalonRunner:
             await self._on_session_closed(ref, reason)
 
     async def _on_link_closed(self, ref: SessionRef, reason: DisconnectReason) -> None:
-        work = await self._host.services(sessions.work, self.salon_pk, self._host.name)
+        work = await self._host.services(claims.work, self.salon_pk, self._host.name)
         attempt = work.attempt if work else None
         if attempt is None or attempt.id != self.attempt_id:
             self.post(Look())

@@ -19,7 +19,7 @@ from django.db import connection, connections
 from django.db.migrations.executor import MigrationExecutor
 
 from whatsapp.models import Salon
-from whatsapp.services import salons, sessions, tokens
+from whatsapp.services import claims, salons, tokens
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
@@ -71,7 +71,7 @@ class Command(BaseCommand):
                 _allow(options["host"])
             self._migrate(allowed=bool(embedded) or options["migrate"])
             # No page shall hear "connected" of a link that ended with the last run.
-            sessions.demote_unowned()
+            claims.demote_unowned()
             steps = self._first_steps(url) if embedded else []
             connections.close_all()
             server = PageServer(listener, gateway=not options["no_gateway"])

@@ -1,0 +1,212 @@
+"""Which gateway runs a salon, what there is to do for it, and what nobody runs.
+
+The database decides: a salon belongs to whoever holds its advisory lock; the row says
+who that is, for people, and carries the epoch that fences the one before.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from django.db import connection, transaction
+from django.db.models import F
+
+from whatsapp import events
+from whatsapp.models import Salon, WhatsAppSession
+from whatsapp.services import credentials
+from whatsapp.services.credentials import StoredCreds
+
+LOCK_CLASS = 0x57415053
+"""First half of a salon's advisory lock; the second is its primary key."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAttempt:
+    """The unfinished attempt of a salon, as the gateway needs it."""
+
+    id: int
+    kind: str
+    phone: str
+    stage: str
+    epoch: int | None
+    remaining: float
+    """Seconds until the deadline of its stage."""
+    fresh: bool
+    """Link anew although creds are stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Everything that a gateway decides by, read at one moment."""
+
+    salon: Salon
+    status: str
+    wanted: bool
+    epoch: int
+    unlink_epoch: int | None
+    wait: float
+    """Seconds until it may be started; 0 = now."""
+    creds: StoredCreds
+    attempt: OpenAttempt | None
+
+
+_WORK_SQL = """
+SELECT salon.id, salon.salon_id, salon.title, salon.expected_phone,
+       salon.shared_phone_allowed,
+       s.status, s.wanted, s.epoch, s.unlink_epoch,
+       coalesce(extract(epoch FROM s.retry_at - now()), 0)::float8,
+       auth.company_id IS NOT NULL,
+       jsonb_typeof(auth.creds->'account') = 'object', auth.creds->'me'->>'id',
+       a.id, a.kind, a.phone, a.stage, a.epoch,
+       extract(epoch FROM a.deadline - now())::float8, a.fresh
+FROM whatsapp_salon salon
+JOIN whatsapp_whatsappsession s ON s.salon_id = salon.id
+LEFT JOIN whatsapp_auth auth ON auth.company_id = 'company_' || salon.salon_id
+LEFT JOIN whatsapp_pairingattempt a ON a.salon_id = salon.id AND a.finished_at IS NULL
+WHERE salon.id = %s AND s.owner = %s
+"""
+
+
+def work(salon_pk: int, owner: str) -> Work | None:
+    """Return what there is to do for a salon, or None if ``owner`` does not own it."""
+    with connection.cursor() as cursor:
+        cursor.execute(_WORK_SQL, [salon_pk, owner])
+        row = cursor.fetchone()
+    if row is None:
+        return None
+    salon = Salon(
+        id=row[0],
+        salon_id=row[1],
+        title=row[2],
+        expected_phone=row[3],
+        shared_phone_allowed=row[4],
+    )
+    creds = credentials.classify(row[11], row[12]) if row[10] else credentials.ABSENT
+    attempt = None
+    if row[13] is not None:
+        attempt = OpenAttempt(*row[13:20])
+    return Work(salon, row[5], row[6], row[7], row[8], max(0.0, row[9]), creds, attempt)
+
+
+_NOT_LOCKED = """NOT EXISTS (
+    SELECT FROM pg_locks l
+    WHERE l.locktype = 'advisory' AND l.classid = %(lock_class)s
+      AND l.objid = s.salon_id AND l.objsubid = 2 AND l.granted
+      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+)"""
+
+_UNOWNED_SQL = (
+    "SELECT s.salon_id, s.epoch FROM whatsapp_whatsappsession s"  # noqa: S608
+    f" WHERE s.status IN ('open', 'degraded') AND {_NOT_LOCKED}"
+)
+
+# A salon wants a gateway when a link is being tried, when a linked session should run,
+# or when its status promises a gateway at work although none is.
+_CANDIDATES_SQL = f"""
+SELECT s.salon_id
+FROM whatsapp_whatsappsession s
+JOIN whatsapp_salon salon ON salon.id = s.salon_id
+LEFT JOIN whatsapp_pairingattempt a ON a.salon_id = s.salon_id AND a.finished_at IS NULL
+LEFT JOIN whatsapp_auth auth ON auth.company_id = 'company_' || salon.salon_id
+WHERE {_NOT_LOCKED}
+AND (
+    a.id IS NOT NULL
+    OR s.status = ANY(%(running)s)
+    OR (
+        s.wanted AND s.status <> 'banned'
+        AND (s.retry_at IS NULL OR s.retry_at <= now())
+        AND jsonb_typeof(auth.creds->'account') = 'object'
+        AND auth.creds->'me'->>'id' ~ '^[0-9]+:[0-9]+@'
+    )
+)
+ORDER BY a.id IS NULL, s.salon_id
+LIMIT %(limit)s
+"""  # noqa: S608
+
+
+def candidates(limit: int) -> list[int]:
+    """Return salons that want a gateway and have none, those with an attempt first."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            _CANDIDATES_SQL,
+            {
+                "lock_class": LOCK_CLASS,
+                "running": [str(status) for status in WhatsAppSession.RUNNING],
+                "limit": limit,
+            },
+        )
+        return [row[0] for row in cursor.fetchall()]
+
+
+# Rows that are busy are skipped: somebody is just changing them.
+_DEMOTE_SQL = """
+WITH free AS (
+    SELECT s.salon_id FROM whatsapp_whatsappsession s
+    JOIN unnest(%s::int[], %s::int[]) AS seen(salon_id, epoch)
+        ON s.salon_id = seen.salon_id AND s.epoch = seen.epoch
+    WHERE s.status IN ('open', 'degraded')
+    FOR UPDATE OF s SKIP LOCKED
+)
+UPDATE whatsapp_whatsappsession s
+SET status = 'reconnecting', reason = 'gateway_lost', retry_at = NULL, since = now(),
+    revision = s.revision + 1
+FROM free WHERE s.salon_id = free.salon_id RETURNING s.salon_id
+"""
+
+
+def demote_unowned() -> list[int]:
+    """Take back the word "connected" where no gateway stands behind it any more.
+
+    A gateway's locks end with it, and so do its sockets; without this the status
+    would go on promising what died with it. Any process may call it.
+
+    Returns:
+        The primary keys of the salons that it concerned.
+    """
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(_UNOWNED_SQL, {"lock_class": LOCK_CLASS})
+        unowned = cursor.fetchall()
+        if not unowned:
+            return []
+        # A gateway that has claimed a salon meanwhile has raised its epoch.
+        pks, epochs = zip(*unowned, strict=True)
+        cursor.execute(_DEMOTE_SQL, [list(pks), list(epochs)])
+        demoted = [row[0] for row in cursor.fetchall()]
+        for pk in demoted:
+            events.publish(pk)
+    return demoted
+
+
+def views(owner: str) -> list[tuple[int, int, bool, int | None]]:
+    """Return what a gateway's salons look like now.
+
+    Returns:
+        (salon's primary key, epoch, wanted, open attempt's id or None) of each salon.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT s.salon_id, s.epoch, s.wanted, a.id"
+            " FROM whatsapp_whatsappsession s"
+            " LEFT JOIN whatsapp_pairingattempt a"
+            " ON a.salon_id = s.salon_id AND a.finished_at IS NULL"
+            " WHERE s.owner = %s",
+            [owner],
+        )
+        rows: list[tuple[int, int, bool, int | None]] = cursor.fetchall()
+    return rows
+
+
+def take_over(salon_pks: list[int], owner: str) -> None:
+    """Write the new owner of salons whose locks it holds, and raise their epochs.
+
+    From the commit on, nothing that an earlier owner still has in flight is accepted.
+    """
+    WhatsAppSession.objects.filter(salon_id__in=salon_pks).update(
+        owner=owner, epoch=F("epoch") + 1
+    )
+
+
+def give_up(salon_pks: Iterable[int], owner: str) -> None:
+    """Clear the owner of salons, before their locks are released."""
+    WhatsAppSession.objects.filter(salon_id__in=list(salon_pks), owner=owner).update(
+        owner=""
+    )
