@@ -1,0 +1,665 @@
+"""What a salon owner does and sees, on the whole service and a simulated WhatsApp.
+
+`manage.py serve`, its own PostgreSQL, Node.js and the real Baileys run as a user runs
+them, with the clocks that they have by default where no test says otherwise.
+"""
+
+import asyncio
+import json
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.asyncio.client import connect
+
+from tests.scenarios import PATIENCE, Data, LinkedTemplate, Page, SalonUnderTest, World
+from tests.simulator import Phone, Simulator
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(150)]
+
+PRE_KEYS = 812
+"""So many Baileys makes for a new device."""
+
+
+@pytest.fixture(scope="module")
+def simulator() -> Iterator[Simulator]:
+    with Simulator.start() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def world(
+    tmp_path_factory: pytest.TempPathFactory, simulator: Simulator
+) -> Iterator[World]:
+    """A service that all tests of this file use, each with a salon of its own."""
+    with World(tmp_path_factory.mktemp("service"), simulator, clocks={}) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def template(world: World) -> LinkedTemplate:
+    return asyncio.run(LinkedTemplate.make(world))
+
+
+@pytest.fixture
+def salon(world: World) -> SalonUnderTest:
+    return world.salon()
+
+
+@pytest.fixture
+async def page(salon: SalonUnderTest) -> AsyncIterator[Page]:
+    async with salon.page() as page:
+        yield page
+
+
+async def ask_code(page: Page, typed: str) -> Data:
+    """Ask for a code and return what the page is shown."""
+    mark = page.mark
+    await page.send("request-pairing-code", phoneNumber=typed)
+    name, data = await page.event("pairing-code", "pairing-code-error", since=mark)
+    assert name == "pairing-code", data
+    return data
+
+
+async def enter(phone: Phone, code: str) -> str:
+    """Type a code on the phone; return the JID of the new device."""
+    result = await asyncio.to_thread(phone.enter_code, code)
+    assert result["ok"], result
+    return result["jid"]
+
+
+async def link_by_code(salon: SalonUnderTest, page: Page) -> str:
+    mark = page.mark
+    data = await ask_code(page, f"+{salon.number}")
+    jid = await enter(salon.phone, data["code"])
+    await page.event("whatsapp-connected", since=mark)
+    return jid
+
+
+async def link_by_qr(salon: SalonUnderTest, page: Page) -> str:
+    _, data = await page.event("qr-update")
+    result = await asyncio.to_thread(salon.phone.scan, data["qr"])
+    assert result["ok"], result
+    await page.event("whatsapp-connected")
+    return result["jid"]
+
+
+async def eventually(condition: Callable[[], object], what: str) -> None:
+    """Wait for what no page is told."""
+    deadline = time.monotonic() + PATIENCE
+    while not await asyncio.to_thread(condition):
+        assert time.monotonic() < deadline, what
+        await asyncio.sleep(0.05)
+
+
+def is_connected(world: World, jid: str) -> bool:
+    return any(it.get("jid") == jid for it in world.simulator.connections())
+
+
+def linked_jid(salon: SalonUnderTest) -> str | None:
+    creds = salon.creds()
+    return creds["me"]["id"] if creds else None
+
+
+def buffers(value: Any) -> Iterator[Any]:
+    """Give the data of every binary value in stored JSON."""
+    if isinstance(value, dict):
+        if value.get("type") == "Buffer":
+            yield value["data"]
+        for item in value.values():
+            yield from buffers(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from buffers(item)
+
+
+# --- the first link ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("link", [link_by_code, link_by_qr])
+async def test_a_first_link_is_stored_as_baileys_needs_it(
+    salon: SalonUnderTest,
+    page: Page,
+    link: Callable[[SalonUnderTest, Page], Awaitable[str]],
+):
+    first, _ = await page.event("status", "qr-update", "error")
+    assert first == "status"
+    jid = await link(salon, page)
+    status = await page.status("open")
+    assert status["phone"].endswith(salon.number[-4:])
+    assert salon.number not in json.dumps(status)
+
+    creds = salon.creds()
+    assert creds is not None
+    assert creds["account"]["deviceSignature"]
+    assert creds["me"]["id"] == jid
+    keys = salon.world.query(
+        "SELECT key_type, value, expires_at FROM whatsapp_keys WHERE company_id = %s",
+        salon.session_id,
+    )
+    assert sum(key_type == "pre-key" for key_type, *_ in keys) >= PRE_KEYS - 50
+    assert not any(expires_at for *_, expires_at in keys)
+    values = [*buffers(creds), *buffers([value for _, value, _ in keys])]
+    assert len(values) > PRE_KEYS
+    assert all(isinstance(value, str) for value in values)  # base64, not byte arrays
+
+
+async def test_a_page_learns_every_step_of_a_link(salon: SalonUnderTest, page: Page):
+    _, qr = await page.event("qr-update")
+    assert qr["svg"].startswith("<svg")
+    assert 40 <= qr["expiresIn"] <= 60
+    mark = page.mark
+    code = await ask_code(page, f"+{salon.number}")
+    assert code["phoneNumber"] == salon.number
+    assert len(code["code"]) == 9
+    assert code["code"][4] == "-"
+    assert 140 <= code["expiresIn"] <= 160
+    await enter(salon.phone, code["code"])
+    _, connected = await page.event("whatsapp-connected", since=mark)
+    assert connected["success"]
+    assert connected["sessionId"] == salon.session_id
+    stages = [
+        data["attempt"]["stage"]
+        for name, data in page.said[mark:]
+        if name == "status" and data["attempt"]
+    ]
+    steps = list(dict.fromkeys(stages))
+    assert steps[:2] == ["requested", "shown"], page.summary()
+    assert "finishing" in steps
+    assert steps[-1] == "linked"
+
+
+async def test_codes_that_are_typed_at_once_all_link(world: World):
+    salons = [world.salon() for _ in range(5)]
+
+    async def link(salon: SalonUnderTest) -> None:
+        async with salon.page() as page:
+            code = await ask_code(page, f"+{salon.number}")
+            await enter(salon.phone, code["code"])
+            await page.event("whatsapp-connected")
+
+    async with asyncio.TaskGroup() as tasks:
+        for salon in salons:
+            tasks.create_task(link(salon))
+
+
+@pytest.mark.parametrize("way", ["subprotocol", "first message"])
+async def test_a_code_that_is_asked_for_while_connecting_comes(
+    salon: SalonUnderTest, world: World, way: str
+):
+    page = salon.page()
+    early: Any = ["aiadmin.v1"]
+    request = json.dumps(
+        {"event": "request-pairing-code", "data": {"phoneNumber": salon.number}}
+    )
+    messages = [request]
+    if way == "subprotocol":
+        early.append(f"bearer.{page.token}")
+    else:
+        auth = {"event": "auth", "data": {"token": page.token}}
+        messages.insert(0, json.dumps(auth))
+    async with connect(page.url, subprotocols=early) as socket:
+        for message in messages:
+            await socket.send(message)
+        code = None
+        async with asyncio.timeout(PATIENCE):
+            async for text in socket:
+                answer = json.loads(text)
+                assert answer["event"] != "error", answer
+                if answer["event"] == "pairing-code":
+                    code = answer["data"]["code"]
+                    break
+    assert code
+    jid = await enter(salon.phone, code)
+    await eventually(lambda: linked_jid(salon) == jid, "the link is not stored")
+
+
+async def test_a_wrong_code_spoils_nothing(salon: SalonUnderTest, page: Page):
+    code = (await ask_code(page, f"+{salon.number}"))["code"]
+    wrong = code[:-1] + ("A" if code[-1] != "A" else "B")
+    refused = await asyncio.to_thread(salon.phone.enter_code, wrong)
+    assert not refused["ok"]
+    await enter(salon.phone, code)
+    await page.event("whatsapp-connected")
+    assert len(await asyncio.to_thread(salon.phone.devices)) == 1
+
+
+@pytest.mark.parametrize("typed", ["8 (900) {}-{}-{}", "+7 900 {} {} {}", "900{}{}{}"])
+async def test_a_russian_number_may_be_typed_as_people_type_it(
+    world: World, salon: SalonUnderTest, page: Page, typed: str
+):
+    number = salon.number
+    text = typed.format(number[4:7], number[7:9], number[9:])
+    code = await ask_code(page, text)
+    assert code["phoneNumber"] == number
+    await enter(salon.phone, code["code"])
+    await page.event("whatsapp-connected")
+
+
+@pytest.mark.parametrize("with_nine", [True, False])
+async def test_a_brazilian_number_is_one_phone_with_and_without_its_ninth_digit(
+    world: World, salon: SalonUnderTest, page: Page, with_nine: bool
+):
+    tail = f"8{salon.number[-7:]}"
+    long, short = f"55119{tail}", f"5511{tail}"
+    typed, other = (long, short) if with_nine else (short, long)
+    code = await ask_code(page, f"+{typed}")
+    phone = await asyncio.to_thread(world.simulator.phone, code["phoneNumber"])
+    await enter(phone, code["code"])
+    await page.event("whatsapp-connected")
+    await page.send("request-pairing-code", phoneNumber=f"+{other}")
+    _, refusal = await page.event("pairing-code-error")
+    assert refusal["code"] == "ALREADY_CONNECTED"
+
+
+# --- another phone than before -------------------------------------------------------
+
+
+@pytest.mark.parametrize("page_is_open", [True, False])
+async def test_creds_half_paired_with_another_phone_give_way_at_once(
+    world: World, salon: SalonUnderTest, page_is_open: bool
+):
+    page = salon.page()
+    if page_is_open:
+        await page.open()
+        await page.event("qr-update")
+    await asyncio.to_thread(salon.store_half_paired, salon.other_number)
+    if not page_is_open:
+        await page.open()
+    try:
+        code = await ask_code(page, f"+{salon.number}")
+        # Gone before the new phone has answered anything, not only once it is linked.
+        assert salon.creds() is None
+        assert salon.key_count() == 0
+        await enter(salon.phone, code["code"])
+        await page.event("whatsapp-connected")
+    finally:
+        await page.close()
+    jid = linked_jid(salon)
+    assert jid is not None
+    assert jid.startswith(f"{salon.number}:")
+    assert not archived(salon)
+    assert world.query(
+        "SELECT 1 FROM whatsapp_auditevent"
+        " WHERE salon_id = %s AND action = 'phone_mismatch_cleanup'",
+        salon.pk,
+    )
+    assert f"phone_mismatch_cleanup: {salon.session_id}" in world.logs
+    stale = world.query(
+        "SELECT key_id FROM whatsapp_keys WHERE company_id = %s"
+        " AND key_type = 'session' AND key_id = '79990001122.0'",
+        salon.session_id,
+    )
+    assert not stale
+
+
+def archived(salon: SalonUnderTest) -> list[tuple[str, str]]:
+    rows = salon.world.query(
+        "SELECT phone, reason FROM whatsapp_archivedcredentials WHERE salon_id = %s",
+        salon.pk,
+    )
+    return [(phone, reason) for phone, reason in rows]
+
+
+@pytest.fixture
+async def live(
+    world: World, template: LinkedTemplate, salon: SalonUnderTest
+) -> AsyncIterator[tuple[Page, str]]:
+    """A page of a salon whose other phone is linked and open, and that link's JID."""
+    old = await asyncio.to_thread(template.store, salon, salon.other_number)
+    async with salon.page() as page:
+        await page.status("open")
+        yield page, old
+
+
+def stored_text(salon: SalonUnderTest) -> list[tuple[Any, ...]]:
+    return salon.world.query(
+        "SELECT creds->'me'->>'id', creds->'noiseKey'->'private'"
+        " FROM whatsapp_auth WHERE company_id = %s",
+        salon.session_id,
+    )
+
+
+async def test_another_phone_replaces_a_live_link_once_it_has_entered_its_code(
+    world: World, salon: SalonUnderTest, live: tuple[Page, str]
+):
+    page, old = live
+    before = await asyncio.to_thread(stored_text, salon)
+    code = await ask_code(page, f"+{salon.number}")
+    assert not await asyncio.to_thread(is_connected, world, old)
+    # Nothing is given away for a code that may never be entered.
+    assert await asyncio.to_thread(stored_text, salon) == before
+    assert not archived(salon)
+
+    mark = page.mark
+    new = await enter(salon.phone, code["code"])
+    await page.event("whatsapp-connected", since=mark)
+    assert linked_jid(salon) == new
+    assert archived(salon) == [(salon.other_number, "replaced")]
+    assert await asyncio.to_thread(is_connected, world, new)
+    assert not await asyncio.to_thread(is_connected, world, old)
+
+
+async def resumed(world: World, page: Page, old: str, since: int) -> None:
+    await page.status("open", since=since)
+    assert await asyncio.to_thread(is_connected, world, old)
+
+
+async def test_a_live_link_comes_back_when_the_other_phones_code_dies(
+    world: World, salon: SalonUnderTest, live: tuple[Page, str]
+):
+    page, old = live
+    before = await asyncio.to_thread(stored_text, salon)
+    await ask_code(page, f"+{salon.number}")
+    mark = page.mark
+    assert await asyncio.to_thread(world.simulator.drop, stage="registration")
+    _, data = await page.event("pairing-code-error", since=mark)
+    assert data["code"] == "CODE_EXPIRED"
+    await resumed(world, page, old, mark)
+    assert await asyncio.to_thread(stored_text, salon) == before
+    assert not archived(salon)
+
+
+async def test_a_live_link_is_kept_when_the_salon_stops_instead(
+    world: World, salon: SalonUnderTest, live: tuple[Page, str]
+):
+    page, old = live
+    before = await asyncio.to_thread(stored_text, salon)
+    await ask_code(page, f"+{salon.number}")
+    mark = page.mark
+    await page.send("disconnect-whatsapp")
+    await page.status("stopped", since=mark)
+    assert await asyncio.to_thread(stored_text, salon) == before
+    mark = page.mark
+    await page.send("request-qr")
+    await resumed(world, page, old, mark)
+
+
+async def test_a_live_link_comes_back_when_nobody_enters_the_other_phones_code(
+    world: World, salon: SalonUnderTest, live: tuple[Page, str]
+):
+    page, old = live
+    before = await asyncio.to_thread(stored_text, salon)
+    code = await ask_code(page, f"+{salon.number}")
+    mark = page.mark
+    await asyncio.to_thread(let_time_pass, salon, code["expiresIn"] + 1)
+    _, data = await page.event("pairing-code-error", since=mark)
+    assert data["code"] == "CODE_EXPIRED"
+    await resumed(world, page, old, mark)
+    assert await asyncio.to_thread(stored_text, salon) == before
+    late = await asyncio.to_thread(salon.phone.enter_code, code["code"])
+    assert not late["ok"]
+    assert linked_jid(salon) == old
+
+
+def let_time_pass(salon: SalonUnderTest, seconds: int) -> None:
+    salon.world.query(
+        "UPDATE whatsapp_pairingattempt SET deadline = deadline - %s * interval '1 s'"
+        " WHERE salon_id = %s AND finished_at IS NULL",
+        seconds,
+        salon.pk,
+    )
+
+
+# --- a life after the link -----------------------------------------------------------
+
+
+async def test_a_link_survives_restarts_and_kills_without_the_phone(
+    tmp_path: Path, simulator: Simulator
+):
+    with World(tmp_path, simulator, clocks={}) as world:
+        salon = world.salon()
+        async with salon.page() as page:
+            jid = await link_by_code(salon, page)
+        devices = salon.phone.devices()
+        before = stored_text(salon)
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            await asyncio.to_thread(world.restart, number)
+            async with salon.page() as page:
+                status = await page.status("open")
+                assert status["phone"].endswith(salon.number[-4:])
+                assert not [name for name, _ in page.said if name == "qr-update"]
+            assert is_connected(world, jid)
+            assert stored_text(salon) == before
+            assert [it["device"] for it in salon.phone.devices()] == [
+                it["device"] for it in devices
+            ]
+        device = simulator.journal()["devices"][jid]
+        assert device["peakOpenSockets"] == 1
+        assert "Traceback" not in world.logs
+
+
+async def test_a_salon_stops_and_resumes_without_the_phone(
+    world: World, salon: SalonUnderTest, page: Page
+):
+    jid = await link_by_code(salon, page)
+    mark = page.mark
+    await page.send("disconnect-whatsapp")
+    stopped = await page.status("stopped", since=mark)
+    assert stopped["action"] == "request-qr"
+    assert not await asyncio.to_thread(is_connected, world, jid)
+    async with salon.page() as returning:
+        first = await returning.status("stopped")
+        assert first["message"] == stopped["message"]
+        await returning.send("request-qr")
+        await returning.event("whatsapp-connected")
+        assert "qr-update" not in [name for name, _ in returning.said]
+    assert linked_jid(salon) == jid
+    assert await asyncio.to_thread(is_connected, world, jid)
+
+
+async def test_a_message_to_a_linked_salon_grows_its_keys_and_not_its_troubles(
+    world: World, salon: SalonUnderTest, page: Page
+):
+    jid = await link_by_code(salon, page)
+    sender = f"7903{salon.number[4:]}"
+
+    def signal_sessions() -> set[str]:
+        rows = world.query(
+            "SELECT md5(value::text) FROM whatsapp_keys WHERE company_id = %s"
+            " AND key_type = 'session'",
+            salon.session_id,
+        )
+        return {digest for (digest,) in rows}
+
+    mark = page.mark
+
+    def changed(before: set[str]) -> bool:
+        return bool(signal_sessions() - before)
+
+    for text in ("Здравствуйте!", "Вы открыты?"):
+        before = await asyncio.to_thread(signal_sessions)
+        await asyncio.to_thread(salon.phone.send_text, text, sender=sender)
+        # A new session with the first message, a step of its ratchet with the next.
+        await eventually(partial(changed, before), text)
+    await page.send("get-status")
+    assert (await page.status("open", since=mark))["reason"] is None
+    assert await asyncio.to_thread(is_connected, world, jid)
+
+
+async def test_two_tabs_of_a_salon_see_the_same(salon: SalonUnderTest, page: Page):
+    async with salon.page() as tab:
+        code = await ask_code(page, f"+{salon.number}")
+        _, seen = await tab.event("pairing-code")
+        assert seen["code"] == code["code"]
+        await enter(salon.phone, code["code"])
+        await page.event("whatsapp-connected")
+        await tab.event("whatsapp-connected")
+        await tab.send("reset-whatsapp-credentials")
+        await page.event("credentials-reset")
+        await tab.event("credentials-reset")
+
+
+async def test_two_salons_see_nothing_of_each_other(world: World):
+    salons = [world.salon(), world.salon()]
+    pages = [await salon.page().open() for salon in salons]
+    try:
+        await asyncio.gather(
+            *(
+                link_by_code(salon, page)
+                for salon, page in zip(salons, pages, strict=True)
+            )
+        )
+        await pages[0].send("reset-whatsapp-credentials")
+        await pages[0].event("credentials-reset")
+        mark = pages[1].mark
+        await pages[1].send("get-status")
+        await pages[1].status("open", since=mark)
+    finally:
+        await asyncio.gather(*(page.close() for page in pages))
+    for other, page in zip(reversed(salons), pages, strict=True):
+        heard = json.dumps(page.said)
+        assert other.session_id not in heard
+        assert other.number not in heard
+        assert other.number[-4:] not in heard.replace("\\u", "")
+    assert "credentials-reset" not in [name for name, _ in pages[1].said]
+    codes = [
+        {data["code"] for name, data in page.said if name == "pairing-code"}
+        for page in pages
+    ]
+    qrs = [
+        {data["qr"] for name, data in page.said if name == "qr-update"}
+        for page in pages
+    ]
+    assert not codes[0] & codes[1]
+    assert not qrs[0] & qrs[1]
+
+
+# --- reset ---------------------------------------------------------------------------
+
+Stage = Callable[[SalonUnderTest, Page], Awaitable[None]]
+
+
+async def unlinked(salon: SalonUnderTest, page: Page) -> None:
+    await page.event("status")
+
+
+async def qr_shown(salon: SalonUnderTest, page: Page) -> None:
+    await page.event("qr-update")
+
+
+async def code_requested(salon: SalonUnderTest, page: Page) -> None:
+    salon.world.simulator.fault("hello", phone=salon.number, answer="silence", times=1)
+    mark = page.mark
+    await page.send("request-pairing-code", phoneNumber=f"+{salon.number}")
+    await page.wait(
+        lambda name, data: (
+            name == "status"
+            and data["attempt"]
+            and (data["attempt"]["kind"], data["attempt"]["stage"])
+            == ("code", "requested")
+        ),
+        mark,
+    )
+
+
+async def code_shown(salon: SalonUnderTest, page: Page) -> None:
+    await ask_code(page, f"+{salon.number}")
+
+
+async def code_entered(salon: SalonUnderTest, page: Page) -> None:
+    code = (await ask_code(page, f"+{salon.number}"))["code"]
+    wrong = code[:-1] + ("A" if code[-1] != "A" else "B")
+    await asyncio.to_thread(salon.phone.enter_code, wrong)
+    await stage(page, "entered")
+
+
+async def finishing(salon: SalonUnderTest, page: Page) -> None:
+    salon.world.simulator.fault("slow-login", phone=salon.number, ms=60_000, times=1)
+    code = (await ask_code(page, f"+{salon.number}"))["code"]
+    jid = await enter(salon.phone, code)
+    await stage(page, "finishing")
+    await eventually(lambda: is_connected(salon.world, jid), "no login")
+
+
+async def linked_and_open(salon: SalonUnderTest, page: Page) -> None:
+    await link_by_code(salon, page)
+
+
+async def linked_and_stopped(salon: SalonUnderTest, page: Page) -> None:
+    await link_by_code(salon, page)
+    await page.send("disconnect-whatsapp")
+    await page.status("stopped")
+
+
+async def stage(page: Page, wanted: str) -> None:
+    await page.wait(
+        lambda name, data: (
+            name == "status"
+            and bool(data["attempt"])
+            and data["attempt"]["stage"] == wanted
+        ),
+        what=wanted,
+    )
+
+
+@pytest.mark.parametrize(
+    "reach",
+    [
+        unlinked,
+        qr_shown,
+        code_requested,
+        code_shown,
+        code_entered,
+        finishing,
+        linked_and_open,
+        linked_and_stopped,
+    ],
+)
+async def test_a_reset_works_at_every_stage_and_the_next_link_too(
+    world: World, salon: SalonUnderTest, page: Page, reach: Stage
+):
+    await reach(salon, page)
+    mark = page.mark
+    await page.send("reset-whatsapp-credentials")
+    _, data = await page.event("credentials-reset", "reset-error", since=mark)
+    assert data["success"]
+    await asyncio.to_thread(world.simulator.clear_faults)
+    assert salon.creds() is None
+    assert salon.key_count() == 0
+    if reach is linked_and_open:
+        await eventually(lambda: not salon.phone.devices(), "still linked")
+    await page.status("unlinked", "pairing", since=mark)
+    jid = await link_by_code(salon, page)
+    assert linked_jid(salon) == jid
+
+
+# --- clocks --------------------------------------------------------------------------
+
+
+async def test_whatsapps_silence_is_answered_after_twenty_seconds(
+    world: World, salon: SalonUnderTest, page: Page
+):
+    fault = await asyncio.to_thread(
+        world.simulator.fault, "hello", phone=salon.number, answer="silence"
+    )
+    started = time.monotonic()
+    await page.send("request-pairing-code", phoneNumber=f"+{salon.number}")
+    await stage(page, "requested")
+    await page.send("request-pairing-code", phoneNumber=f"+{salon.number}")
+    _, early = await page.event("pairing-code-error")
+    assert early["code"] == "REQUEST_IN_PROGRESS"
+    _, late = await page.wait(
+        lambda name, data: (
+            name == "pairing-code-error" and data["code"] != "REQUEST_IN_PROGRESS"
+        )
+    )
+    assert late["code"] == "PAIRING_TIMEOUT"
+    assert 15 < time.monotonic() - started < 26
+    await asyncio.to_thread(fault.remove)
+    await link_by_code(salon, page)
+
+
+async def test_a_page_ends_with_its_token(salon: SalonUnderTest):
+    async with salon.page(exp=int(time.time()) + 3) as page:
+        await page.event("status")
+        assert await page.closing() == 4401
+        name, data = page.said[-1]
+        assert (name, data["code"]) == ("error", "UNAUTHORIZED")
+    async with salon.page(exp=int(time.time()) - 1) as late:
+        assert await late.closing() == 4401
+        assert [name for name, _ in late.said] == ["error"]
