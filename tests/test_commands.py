@@ -6,6 +6,7 @@ from io import StringIO
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import connection
 from django.db.models.functions import Now
 
 from tests.factories import (
@@ -23,7 +24,7 @@ from tests.factories import (
     stored_rows,
 )
 from whatsapp.models import AuditEvent, Salon, WhatsAppSession
-from whatsapp.services import pairing, sessions, tokens
+from whatsapp.services import pairing, reports, sessions, tokens
 
 pytestmark = pytest.mark.django_db
 
@@ -187,3 +188,13 @@ def test_to_disconnect_keeps_the_link():
     assert "its link is kept" in out
     assert status_of(salon) == "stopped"
     assert stored_rows(salon)[0] == make_creds()
+
+
+def test_without_tables_a_command_says_what_to_do(monkeypatch):
+    def empty_database(*_args):
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1 FROM a_table_that_is_not_there")
+
+    monkeypatch.setattr(reports, "sessions", empty_database)
+    with pytest.raises(CommandError, match="migrate"):
+        _run("whatsapp_status")

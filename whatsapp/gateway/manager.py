@@ -43,6 +43,8 @@ ALIVE_FLUSH_SECONDS = 30.0
 DEGRADED_SECONDS = 75.0
 HAND_OVER_SECONDS = 1.8
 COURTESY_SECONDS = 0.5
+FIRST_HOUSEKEEPING_SECONDS = 5.0
+HOUSEKEEPING_SECONDS = 3600.0
 DISMISS_SECONDS = 20.0
 RECONNECT_SECONDS = 0.5
 
@@ -79,6 +81,7 @@ class SessionManager:
         self._claiming = asyncio.Lock()
         self._idle = asyncio.Event()
         self._owning = False
+        self._channel = ""
         self.store: DatabaseAuthStore
         self.engine: Engine
         self._ownership: Ownership
@@ -105,6 +108,7 @@ class SessionManager:
                     duties.create_task(self._look_regularly(), name="looks"),
                     duties.create_task(self._listen(), name="layer"),
                     duties.create_task(self._watch_life(), name="proof of life"),
+                    duties.create_task(self._keep_house(), name="housekeeping"),
                 ]
                 await stop.wait()
                 for duty in running:
@@ -226,7 +230,6 @@ class SessionManager:
         while True:
             try:
                 await self._ownership.connect()
-                await self.services(credentials.clear_expiry)
                 self._owning = True
                 await self._claim_all()
                 await self._ownership.watch()
@@ -319,17 +322,37 @@ class SessionManager:
     async def _listen(self) -> None:
         """Look at once where somebody says that rows have changed."""
         layer = get_channel_layer()
+        is_down = False
         while layer is not None:
             try:
-                channel = await layer.new_channel()
-                await layer.group_add(events.GATEWAYS_GROUP, channel)
+                self._channel = await layer.new_channel()
+                await layer.group_add(events.GATEWAYS_GROUP, self._channel)
+                is_down = False
                 while True:
-                    message = await layer.receive(channel)
+                    message = await layer.receive(self._channel)
                     await self._look_at(message["salon"])
             except events.LAYER_ERRORS as error:
                 # The layer only saves time: the regular look finds everything.
-                logger.warning("The channel layer is down: %s", type(error).__name__)
+                if not is_down:
+                    logger.warning("The channel layer is down: %s", error)
+                is_down = True
                 await asyncio.sleep(RECONNECT_SECONDS)
+
+    async def _keep_house(self) -> None:
+        """Do what can wait until the salons are running, and again every hour."""
+        delay = FIRST_HOUSEKEEPING_SECONDS
+        while True:
+            await asyncio.sleep(delay)
+            delay = HOUSEKEEPING_SECONDS
+            layer = get_channel_layer()
+            try:
+                await self.services(credentials.clear_expiry)
+                await self.services(credentials.purge_archive)
+                if layer is not None and self._channel:
+                    # The in-memory layer forgets members of a group after a day.
+                    await layer.group_add(events.GATEWAYS_GROUP, self._channel)
+            except (*DATABASE_ERRORS, *events.LAYER_ERRORS) as error:
+                logger.warning("Housekeeping: %s", type(error).__name__)
 
     # --- the engine's words -----------------------------------------------------------
 

@@ -1,8 +1,11 @@
 """What the commands about one salon have in common: how it is named."""
 
 from argparse import ArgumentParser
+from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
+from django.db import ProgrammingError
+from psycopg.errors import UndefinedTable
 
 from whatsapp.models import Salon
 from whatsapp.services import salons
@@ -11,7 +14,27 @@ ACTOR = "command"
 """Who did it, in the audit."""
 
 
-class SalonCommand(BaseCommand):
+class TablesCommand(BaseCommand):
+    """A command that works on our tables, and says so where they are not there yet."""
+
+    def execute(self, *args: Any, **options: Any) -> str | None:
+        """Run the command.
+
+        Raises:
+            CommandError: the database is empty.
+        """
+        try:
+            return super().execute(*args, **options)
+        except ProgrammingError as error:
+            if isinstance(error.__cause__, UndefinedTable):
+                raise CommandError(
+                    "The database has no tables yet: run `manage.py migrate`, "
+                    "or start the service once."
+                ) from None
+            raise
+
+
+class SalonCommand(TablesCommand):
     """A command whose first argument is a salon."""
 
     salon_is_optional = False

@@ -3,12 +3,13 @@
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
+from whatsapp.management.salon_command import TablesCommand
 from whatsapp.services import salons
 
 
-class Command(BaseCommand):
+class Command(TablesCommand):
     """Makes a salon, or renames it."""
 
     help = "Make a salon, or give it another title."
