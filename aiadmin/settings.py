@@ -232,10 +232,13 @@ LOGGING: dict[str, Any] = {
     "handlers": {
         "stderr": {"class": "logging.StreamHandler", "formatter": "scrubbed"},
     },
+    "filters": {"once_per_minute": {"()": "aiadmin.logs.OncePerMinute"}},
     "root": {"handlers": ["stderr"], "level": "WARNING"},
     "loggers": {
         "aiadmin": {"level": LOG_LEVEL},
         "whatsapp": {"level": LOG_LEVEL},
+        # Repeats itself with a traceback every second while Redis is away.
+        "channels_redis.pubsub": {"filters": ["once_per_minute"]},
         # Django's own handler prints unscrubbed, and only while debugging.
         "django": {"handlers": [], "level": "INFO"},
     },
