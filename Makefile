@@ -28,7 +28,8 @@ bench: install
 	.venv/bin/python -m benchmarks
 
 matrix: install-dev
-	.venv/bin/python -m pytest tests/test_matrix.py --whole-matrix
+	.venv/bin/python -m pytest tests/test_matrix.py tests/test_scaled.py --whole-matrix \
+		-k "cell or whatever"
 
 install:
 	@$(PYTHON) -m aiadmin.install

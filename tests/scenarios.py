@@ -160,6 +160,21 @@ class World:
                 if b"main.js" in Path(f"/proc/{pid}/cmdline").read_bytes():
                     os.kill(pid, signal.SIGKILL)
 
+    # --- gateways ---------------------------------------------------------------------
+
+    def owner(self, salon: "SalonUnderTest") -> Server | None:
+        """Return the gateway that runs a salon, if one does."""
+        ((name,),) = self.query(
+            "SELECT owner FROM whatsapp_whatsappsession WHERE salon_id = %s", salon.pk
+        )
+        pid = name.split(":")[-2] if name else None
+        return next((each for each in self.gateways if str(each.pid) == pid), None)
+
+    def kill_gateway(self, gateway: Server) -> None:
+        """Let a gateway die as in a crash, with whatever it was doing."""
+        self.gateways.remove(gateway)
+        gateway.kill()
+
     # --- salons -----------------------------------------------------------------------
 
     def salon(self, *, stopped: bool = False) -> "SalonUnderTest":
