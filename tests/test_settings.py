@@ -75,7 +75,7 @@ def test_numbers_have_defaults_and_can_be_set(read):
     assert settings["WHATSAPP_PAIRING_BUDGET"] == (3, 60)
     defaults = read()
     assert defaults["WHATSAPP_PAIRING_TIMEOUT"] == 20
-    assert defaults["WHATSAPP_PAIRING_BUDGET"] == (5, 3600)
+    assert defaults["WHATSAPP_PAIRING_BUDGET"] == (10, 3600)
 
 
 @pytest.mark.parametrize(
