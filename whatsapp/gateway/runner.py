@@ -165,6 +165,7 @@ class SalonRunner:
         self._host = host
         self._salon: Salon | None = None
         self._mode = Mode.RESUME
+        self._shows_qr = False
         self._ever_open = False
         self._failures = 0
         self._bad_sessions = 0
@@ -265,7 +266,8 @@ class SalonRunner:
     ) -> None:
         """Record how far the attempt of the present socket has come."""
         match message:
-            case Qr(qr=qr, lifetime_s=lifetime):
+            # A socket that shows a code has QRs as well; they are nobody's.
+            case Qr(qr=qr, lifetime_s=lifetime) if self._shows_qr:
                 await self._call(
                     attempts.record_qr, attempt_id, ref.epoch, qr, lifetime
                 )
@@ -358,6 +360,7 @@ class SalonRunner:
         if ref is None:
             return
         self._mode = Mode.LINK
+        self._shows_qr = attempt.kind == Kind.QR
         self._work(ref, self._run_link(ref, attempt.phone))
 
     async def _run_link(self, ref: SessionRef, phone: str) -> None:

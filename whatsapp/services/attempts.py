@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 from django.conf import settings
+from django.db import connection, transaction
 from django.db.models.functions import Now
 
 from whatsapp import events
@@ -45,6 +46,25 @@ def _current(
         yield session, open_ones.first()
 
 
+# One statement, because somebody is waiting in front of the page. The session's row is
+# locked first, as everywhere.
+_RECORD_CODE = """
+WITH session AS (
+    SELECT salon_id FROM whatsapp_whatsappsession
+    WHERE salon_id = %(salon)s AND epoch = %(epoch)s FOR UPDATE
+), shown AS (
+    UPDATE whatsapp_pairingattempt a SET stage = 'shown', code = %(code)s,
+        deadline = now() + make_interval(secs => %(lifetime)s)
+    FROM session
+    WHERE a.id = %(attempt)s AND a.salon_id = session.salon_id AND a.epoch = %(epoch)s
+      AND a.finished_at IS NULL AND a.kind = 'code' AND a.stage = 'requested'
+    RETURNING a.salon_id
+)
+UPDATE whatsapp_whatsappsession s SET revision = revision + 1
+FROM shown WHERE s.salon_id = shown.salon_id
+"""
+
+
 def record_code(salon: Salon, attempt_id: int, epoch: int, code: str) -> bool:
     """Record a code that WhatsApp has acknowledged; the link clock starts.
 
@@ -57,15 +77,20 @@ def record_code(salon: Salon, attempt_id: int, epoch: int, code: str) -> bool:
     Returns:
         False if the attempt ended meanwhile or runs on another socket.
     """
-    with _current(salon, attempt_id, epoch) as (session, attempt):
-        if attempt is None or (attempt.kind, attempt.stage) != (
-            Kind.CODE,
-            Stage.REQUESTED,
-        ):
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(
+            _RECORD_CODE,
+            {
+                "salon": salon.pk,
+                "attempt": attempt_id,
+                "epoch": epoch,
+                "code": f"{code[:4]}-{code[4:]}",
+                "lifetime": settings.WHATSAPP_LINK_TIMEOUT,
+            },
+        )
+        if cursor.rowcount == 0:
             return False
-        attempt.code = f"{code[:4]}-{code[4:]}"
-        _show(attempt)
-        sessions.touch(session)
+        events.publish(salon.pk)
     return True
 
 

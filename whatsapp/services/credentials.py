@@ -111,6 +111,21 @@ def discard_half_paired(salon: Salon, actor: str, asked_for: str = "") -> bool:
     return True
 
 
+def stored_or_discarded(salon: Salon, actor: str, asked_for: str = "") -> StoredCreds:
+    """Return what is stored after half-paired creds have been discarded.
+
+    Args:
+        salon: its session row must be locked by the running transaction.
+        actor: who asked.
+        asked_for: the phone that is asked for now, for the record.
+    """
+    creds = stored(salon)
+    if creds.state is CredsState.HALF_PAIRED:
+        discard_half_paired(salon, actor, asked_for)
+        return ABSENT
+    return creds
+
+
 def note_mismatch(salon: Salon, actor: str, old_phone: str, new_phone: str) -> None:
     """Tell operators that a salon links another phone than the one it has."""
     _report_mismatch(salon, actor, old_phone, new_phone, "other_phone")

@@ -47,8 +47,7 @@ def request_code(salon: Salon, typed_phone: object, actor: str) -> Answer:
     phone = normalize_phone(typed_phone, settings.WHATSAPP_DEFAULT_REGION)
     with sessions.locked(salon) as session:
         # An error below must not undo the clean-up: it is raised after the commit.
-        credentials.discard_half_paired(salon, actor, phone)
-        creds = credentials.stored(salon)
+        creds = credentials.stored_or_discarded(salon, actor, phone)
         answer = _take_code(salon, session, creds, phone, actor)
     if isinstance(answer, WhatsAppError):
         raise answer
@@ -104,8 +103,7 @@ def request_qr(salon: Salon, actor: str) -> Answer:
         WhatsAppError: REQUEST_IN_PROGRESS while a code is on its way.
     """
     with sessions.locked(salon) as session:
-        credentials.discard_half_paired(salon, actor)
-        creds = credentials.stored(salon)
+        creds = credentials.stored_or_discarded(salon, actor)
         if creds.linked and session.status == Status.OPEN:
             return Answer.CONNECTED
         attempt = _open_attempt(salon, session)
@@ -131,8 +129,7 @@ def page_opened(salon: Salon, actor: str) -> None:
     with sessions.locked(salon) as session:
         session.watched_at = Now()
         session.save(update_fields=["watched_at"])
-        credentials.discard_half_paired(salon, actor)
-        creds = credentials.stored(salon)
+        creds = credentials.stored_or_discarded(salon, actor)
         if _open_attempt(salon, session) is not None:
             return
         if creds.linked:
@@ -184,5 +181,6 @@ def _insert(
 
 
 def _begin(session: WhatsAppSession) -> None:
-    sessions.set_status(session, Status.PAIRING)
+    # In this order: somebody waits for the code, and nobody for "requested".
     events.wake_gateways(session.salon_id)
+    sessions.set_status(session, Status.PAIRING)

@@ -145,6 +145,28 @@ def cancel_attempt(salon: Salon, stage: str = PairingAttempt.Stage.CANCELLED) ->
 # --- what a gateway says of the socket that it runs ----------------------------------
 
 
+_START = """
+WITH session AS (
+    SELECT salon_id, status FROM whatsapp_whatsappsession
+    WHERE salon_id = %(salon)s AND owner = %(owner)s AND epoch = %(epoch)s FOR UPDATE
+), bound AS (
+    UPDATE whatsapp_pairingattempt a SET epoch = %(epoch)s + 1 FROM session
+    WHERE a.id = %(attempt)s::bigint AND a.finished_at IS NULL
+    RETURNING a.id
+)
+UPDATE whatsapp_whatsappsession s
+SET epoch = %(epoch)s + 1, unlink_epoch = NULL, status = %(status)s,
+    reason = CASE WHEN s.status = %(status)s THEN s.reason ELSE '' END,
+    retry_at = CASE WHEN s.status = %(status)s THEN s.retry_at END,
+    since = CASE WHEN s.status = %(status)s THEN s.since ELSE now() END,
+    revision = s.revision + CASE WHEN s.status = %(status)s THEN 0 ELSE 1 END
+FROM session
+WHERE s.salon_id = session.salon_id
+  AND (%(attempt)s::bigint IS NULL OR EXISTS (SELECT FROM bound))
+RETURNING session.status
+"""
+
+
 def start(
     salon: Salon, owner: str, epoch: int, status: str, attempt_id: int | None = None
 ) -> int | None:
@@ -160,21 +182,22 @@ def start(
     Returns:
         The new epoch, or None if the gateway must look again.
     """
-    with locked(salon) as session:
-        if session.owner != owner or session.epoch != epoch:
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(
+            _START,
+            {
+                "salon": salon.pk,
+                "owner": owner,
+                "epoch": epoch,
+                "status": status,
+                "attempt": attempt_id,
+            },
+        )
+        row = cursor.fetchone()
+        if row is None:
             return None
-        if attempt_id is not None:
-            bound = PairingAttempt.objects.filter(
-                id=attempt_id, finished_at=None
-            ).update(epoch=epoch + 1)
-            if not bound:
-                return None
-        session.epoch = epoch + 1
-        session.unlink_epoch = None
-        if session.status == status:
-            session.save()
-        else:
-            set_status(session, status)
+        if row[0] != status:
+            events.publish(salon.pk)
     return epoch + 1
 
 
