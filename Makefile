@@ -9,6 +9,9 @@ PYTHON ?= python3
 HOST ?= 127.0.0.1
 PORT ?= 8000
 
+# Where it is set, every start compiles all of Django and Twisted anew: two seconds.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: run demo test check bench matrix install install-dev
 
 run: install
