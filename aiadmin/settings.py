@@ -82,7 +82,7 @@ def _database() -> dict[str, Any]:
     config["CONN_HEALTH_CHECKS"] = True
     config["OPTIONS"] = {
         **config.get("OPTIONS", {}),
-        "pool": {"min_size": 0, "max_size": 20, "timeout": 10},
+        "pool": {"min_size": 0, "max_size": 20, "timeout": 4},
         "connect_timeout": 5,
     }
     return config

@@ -8,6 +8,7 @@ Import the fixtures by name into a test module::
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import base64
 import itertools
 import logging
@@ -30,7 +31,7 @@ from whatsapp import events
 from whatsapp.engine import Limits
 from whatsapp.events import Snapshot
 from whatsapp.gateway import SessionManager, policy
-from whatsapp.gateway.database import Services
+from whatsapp.gateway.database import DATABASE_ERRORS, Services
 from whatsapp.models import (
     ArchivedCredentials,
     PairingAttempt,
@@ -357,12 +358,16 @@ class World:
         what: str,
         within: float = PATIENCE,
     ) -> T:
-        """Wait until the condition holds; return what it gave."""
+        """Wait until the condition holds; return what it gave.
+
+        A look that fails because the database is just away is one more reason to wait.
+        """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + within
         while True:
-            if found := await condition():
-                return found
+            with contextlib.suppress(*DATABASE_ERRORS):
+                if found := await condition():
+                    return found
             assert loop.time() < deadline, f"waited in vain: {what}"
             await asyncio.sleep(0.01)
 

@@ -31,8 +31,9 @@ from whatsapp.engine.protocol import Event, SessionEvent
 from whatsapp.gateway import policy
 from whatsapp.gateway.auth_store import UNSTORED_EPOCH, DatabaseAuthStore
 from whatsapp.gateway.database import DATABASE_ERRORS, Services, conninfo
+from whatsapp.gateway.messages import Abandon, Gone, Look, Pulse
 from whatsapp.gateway.ownership import LocksLost, Ownership
-from whatsapp.gateway.runner import Abandon, Gone, Look, Pulse, SalonRunner
+from whatsapp.gateway.runner import SalonRunner
 from whatsapp.services import attempts, claims, credentials, sessions
 
 logger = logging.getLogger(__name__)

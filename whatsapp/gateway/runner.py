@@ -12,9 +12,8 @@ import logging
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import psycopg
 
@@ -34,11 +33,21 @@ from whatsapp.engine import (
     SessionRef,
     UnreadableCreds,
 )
-from whatsapp.engine.protocol import SessionEvent
 from whatsapp.errors import ErrorCode, WhatsAppError
 from whatsapp.gateway import policy
 from whatsapp.gateway.auth_store import DatabaseAuthStore
 from whatsapp.gateway.database import DATABASE_ERRORS, Services
+from whatsapp.gateway.messages import (
+    Abandon,
+    Code,
+    FinishOverdue,
+    Gone,
+    Look,
+    Message,
+    Pulse,
+    Refused,
+    SocketMessage,
+)
 from whatsapp.models import PairingAttempt, Salon, WhatsAppSession
 from whatsapp.phones import phone_from_jid
 from whatsapp.services import attempts, claims, sessions
@@ -63,61 +72,6 @@ class Mode(Enum):
 
     LINK = "link"
     RESUME = "resume"
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """The rows may have changed. ``hurry`` ends a wait between two tries."""
-
-    hurry: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Code:
-    """WhatsApp has acknowledged a code."""
-
-    ref: SessionRef
-    code: str
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """A link socket could not be brought to its answer."""
-
-    ref: SessionRef
-    error: CodeRefused
-
-
-@dataclass(frozen=True, slots=True)
-class Gone:
-    """The socket ended without a word from WhatsApp."""
-
-    ref: SessionRef
-    reason: DisconnectReason
-
-
-@dataclass(frozen=True, slots=True)
-class FinishOverdue:
-    """The first login after a link is late."""
-
-    ref: SessionRef
-
-
-@dataclass(frozen=True, slots=True)
-class Pulse:
-    """An open session has been silent for long, or is heard again."""
-
-    ref: SessionRef
-    silent: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Abandon:
-    """The locks are lost: close and forget, write nothing."""
-
-
-SocketMessage: TypeAlias = SessionEvent | Code | Refused | Gone | FinishOverdue | Pulse
-Message: TypeAlias = SocketMessage | Look | Abandon
 
 
 class Host(Protocol):
