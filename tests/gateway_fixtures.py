@@ -8,8 +8,8 @@ Import the fixtures by name into a test module::
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import base64
+import contextlib
 import itertools
 import logging
 import os
