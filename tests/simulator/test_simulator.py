@@ -477,8 +477,10 @@ def test_slow_and_missing_steps_of_a_connection(
     with simulator.fault("no-server-hello"):
         clients.new().connect(timeout=500).wait("close", status=408)
     with simulator.fault("no-pair-device"):
+        # How many of the others came so far depends on how fast the machine is.
+        before = simulator.journal()["registrations"]
         clients.new().connect()
-        wait_until(lambda: simulator.journal()["registrations"] >= 4, "registered")
+        wait_until(lambda: simulator.journal()["registrations"] > before, "registered")
 
 
 def test_faults_of_a_login(simulator: Simulator, client: Client) -> None:
