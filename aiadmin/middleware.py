@@ -19,7 +19,15 @@ POLICY = {
     "form-action": "'self'",
     "base-uri": "'none'",
 }
+# The admin's widgets (Alpine.js in django-unfold) are expressions in attributes, and
+# set styles by them. Inline scripts stay forbidden.
+ADMIN_POLICY = {
+    **POLICY,
+    "script-src": "'self' 'unsafe-eval'",
+    "style-src": "'self' 'unsafe-inline'",
+}
 EMBEDDABLE = "/marketplace/"
+ADMIN = "/admin/"
 
 
 class ContentSecurityPolicyMiddleware:
@@ -38,7 +46,8 @@ class ContentSecurityPolicyMiddleware:
             # Says less than frame-ancestors and would forbid all of it.
             response.headers.pop("X-Frame-Options", None)
             response.headers["Vary"] = _with_referer(response.headers.get("Vary"))
-        policy = {**POLICY, "connect-src": _sockets(request), "frame-ancestors": frames}
+        policy = ADMIN_POLICY if request.path.startswith(ADMIN) else POLICY
+        policy = {**policy, "connect-src": _sockets(request), "frame-ancestors": frames}
         response.headers.setdefault(
             "Content-Security-Policy",
             "; ".join(f"{name} {value}" for name, value in policy.items()),

@@ -155,6 +155,7 @@ INSTALLED_APPS = [
     # Its `runserver` is all that we need from the app, and importing Twisted
     # costs every other command a second.
     *(["daphne"] if "runserver" in sys.argv else []),
+    "unfold",
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",

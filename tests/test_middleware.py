@@ -30,7 +30,8 @@ def test_the_admin_cannot_be_framed_and_runs_no_inline_script(client: Client):
     assert response.headers["X-Frame-Options"] == "DENY"
     rules = policy(response)
     assert rules["frame-ancestors"] == "'none'"
-    assert rules["script-src"] == "'self'"
+    assert rules["script-src"] == "'self' 'unsafe-eval'"  # no 'unsafe-inline'
+    assert rules["default-src"] == "'none'"
     assert rules["connect-src"] == "'self' ws://testserver"
 
 

@@ -1,11 +1,14 @@
 """Tables, and the promises that the database itself keeps about them."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self, TypeAlias, TypeVar
 
 from django.conf import settings
 from django.db import models
-from django.db.models import F, Q
+from django.db.models import Exists, F, OuterRef, Q
 from django.db.models.functions import Now
+from django.utils.translation import gettext_lazy as _
+
+from whatsapp.roles import Action, Role, roles_that_may
 
 if TYPE_CHECKING:
     from django.contrib.auth.base_user import AbstractBaseUser
@@ -13,17 +16,55 @@ if TYPE_CHECKING:
 
 DIGITS = r"^[0-9]{7,15}$"
 
+Row = TypeVar("Row", bound=models.Model)
+
+
+User: TypeAlias = "AbstractBaseUser | AnonymousUser"
+
+
+def _memberships(user: User, action: Action) -> "models.QuerySet[Membership]":
+    """The memberships by which ``user`` may do ``action``."""
+    return Membership.objects.filter(
+        user_id=user.pk or 0, user__is_active=True, role__in=roles_that_may(action)
+    )
+
 
 class SalonQuerySet(models.QuerySet["Salon"]):
     """Salons, fetched through whoever asks."""
 
-    def for_user(self, user: "AbstractBaseUser | AnonymousUser") -> "SalonQuerySet":
-        """Return the salons that ``user`` may see; support (superusers) sees all."""
-        if not user.is_authenticated:
+    def for_user(self, user: User, action: Action = Action.VIEW) -> "SalonQuerySet":
+        """Return the salons on which ``user`` may do ``action``.
+
+        The one way to a salon for everything that a person of the staff uses: a salon
+        that is not among them looks like one that does not exist.
+        """
+        if not user.is_authenticated or not user.is_active:
             return self.none()
         if getattr(user, "is_superuser", False):
             return self.all()
-        return self.filter(memberships__user_id=user.pk).distinct()
+        mine = _memberships(user, action)
+        return self.filter(
+            Exists(mine.filter(salon=OuterRef("pk")))
+            | Exists(mine.filter(role=Role.SUPPORT))
+        )
+
+
+class OfSalonQuerySet(models.QuerySet[Row]):
+    """Rows that belong to a salon, fetched through whoever asks."""
+
+    def for_user(self, user: User, action: Action = Action.VIEW) -> Self:
+        """Return the rows of the salons on which ``user`` may do ``action``.
+
+        Rows that belong to no salon are support's.
+        """
+        if not user.is_authenticated or not user.is_active:
+            return self.none()
+        if getattr(user, "is_superuser", False):
+            return self.all()
+        support = _memberships(user, action).filter(role=Role.SUPPORT)
+        return self.filter(
+            Q(salon__in=Salon.objects.for_user(user, action)) | Exists(support)
+        )
 
 
 class Salon(models.Model):
@@ -67,28 +108,56 @@ class Salon(models.Model):
 
 
 class Membership(models.Model):
-    """A member of a salon's staff."""
+    """What a person is to a salon; support has one without a salon, for all of them."""
 
-    class Role(models.TextChoices):
-        VIEWER = "viewer", "Viewer"
-        STAFF = "staff", "Staff"
-        OWNER = "owner", "Owner"
+    ROLES = (
+        (Role.VIEWER.value, _("Viewer")),
+        (Role.STAFF.value, _("Staff")),
+        (Role.OWNER.value, _("Owner")),
+        (Role.SUPPORT.value, _("Support")),
+    )
 
     user = models.ForeignKey(
         settings.AUTH_USER_MODEL,
         on_delete=models.CASCADE,
         related_name="salon_memberships",
+        verbose_name=_("user"),
     )
     salon = models.ForeignKey(
-        Salon, on_delete=models.CASCADE, related_name="memberships"
+        Salon,
+        on_delete=models.CASCADE,
+        null=True,
+        blank=True,
+        related_name="memberships",
+        verbose_name=_("salon"),
+        help_text=_("Empty for support, which serves all salons."),
     )
-    role = models.CharField(max_length=10, choices=Role.choices, default=Role.STAFF)
+    role = models.CharField(
+        _("role"), max_length=10, choices=ROLES, default=Role.STAFF.value
+    )
+
+    objects = OfSalonQuerySet["Membership"].as_manager()
 
     class Meta:
+        verbose_name = _("staff member")
+        verbose_name_plural = _("staff")
         constraints = [
             models.UniqueConstraint(
                 fields=["user", "salon"], name="one_membership_per_user_and_salon"
-            )
+            ),
+            models.UniqueConstraint(
+                fields=["user"],
+                condition=Q(salon=None),
+                name="one_support_membership_per_user",
+            ),
+            models.CheckConstraint(
+                condition=Q(salon=None, role="support")
+                | Q(salon__isnull=False, role__in=["viewer", "staff", "owner"]),
+                name="support_serves_all_salons",
+                violation_error_message=_(
+                    "Support has no salon of its own; every other role has one."
+                ),
+            ),
         ]
 
     def __str__(self) -> str:
@@ -262,7 +331,7 @@ class PairingAttempt(models.Model):
         help_text="A QR for a new link although one is stored: asked for in place of a "
         "code, by somebody who is just linking.",
     )
-    requested_by = models.CharField(max_length=64, blank=True)
+    requested_by = models.CharField(max_length=200, blank=True)
     requested_at = models.DateTimeField(db_default=Now())
     deadline = models.DateTimeField(help_text="When the present stage is over.")
     epoch = models.BigIntegerField(
@@ -275,6 +344,8 @@ class PairingAttempt(models.Model):
     error = models.CharField(max_length=32, blank=True)
     retry_after = models.IntegerField(null=True, blank=True, help_text="Seconds.")
     finished_at = models.DateTimeField(null=True, blank=True)
+
+    objects = OfSalonQuerySet["PairingAttempt"].as_manager()
 
     class Meta:
         constraints = [
@@ -341,6 +412,8 @@ class ArchivedCredentials(models.Model):
         help_text="Compressed JSON of creds and keys; encrypted if a key is set."
     )
 
+    objects = OfSalonQuerySet["ArchivedCredentials"].as_manager()
+
     class Meta:
         verbose_name_plural = "archived credentials"
         constraints = [
@@ -355,18 +428,61 @@ class ArchivedCredentials(models.Model):
 
 
 class AuditEvent(models.Model):
-    """Something that a person or the system did to a salon's link."""
+    """Something that a person or the system did. Append-only: the table says so too."""
 
     salon = models.ForeignKey(
-        Salon, on_delete=models.SET_NULL, null=True, related_name="audit_events"
+        Salon,
+        on_delete=models.SET_NULL,
+        null=True,
+        related_name="audit_events",
+        verbose_name=_("salon"),
     )
-    at = models.DateTimeField(db_default=Now())
-    actor = models.CharField(max_length=64)
-    action = models.CharField(max_length=64)
-    detail = models.JSONField(default=dict)
+    at = models.DateTimeField(_("when"), db_default=Now())
+    actor = models.CharField(
+        _("who"),
+        max_length=200,
+        help_text="page, command, system, or user: and a user name.",
+    )
+    action = models.CharField(_("what"), max_length=64)
+    detail = models.JSONField(_("details"), default=dict)
+
+    objects = OfSalonQuerySet["AuditEvent"].as_manager()
 
     class Meta:
+        verbose_name = _("audit event")
+        verbose_name_plural = _("audit")
         indexes = [models.Index(fields=["salon", "-id"], name="audit_of_salon")]
 
     def __str__(self) -> str:
         return f"{self.at:%Y-%m-%d %H:%M} {self.actor} {self.action}"
+
+
+class StatusChange(models.Model):
+    """A salon's session got another status. Written by a trigger, so none is missed."""
+
+    id = models.BigAutoField(primary_key=True)
+    salon = models.ForeignKey(
+        Salon,
+        on_delete=models.CASCADE,
+        related_name="status_changes",
+        verbose_name=_("salon"),
+    )
+    at = models.DateTimeField(_("when"), db_default=Now())
+    before = models.CharField(
+        max_length=20, choices=WhatsAppSession.Status, db_default=""
+    )
+    status = models.CharField(
+        _("status"), max_length=20, choices=WhatsAppSession.Status
+    )
+    reason = models.CharField(_("reason"), max_length=64, blank=True)
+    owner = models.CharField(_("gateway"), max_length=64, blank=True)
+
+    objects = OfSalonQuerySet["StatusChange"].as_manager()
+
+    class Meta:
+        verbose_name = _("change of status")
+        verbose_name_plural = _("changes of status")
+        indexes = [models.Index(fields=["salon", "-id"], name="status_change_of_salon")]
+
+    def __str__(self) -> str:
+        return f"{self.salon_id}: {self.before} → {self.status}"
