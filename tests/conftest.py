@@ -1,6 +1,8 @@
 """Fixtures for all tests. DATABASE_URL and the secrets come from tests/database.py."""
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -69,6 +71,29 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.line(f"\n{fault}")
         for cell, outcome in sorted(cells.items()):
             terminalreporter.line(f"  {cell:38} {outcome}")
+
+
+NOT_TESTED = "NOT TESTED"
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Leave word of what could not be tested; a missing program may be a failure.
+
+    tests/check prints it last, where it is read.
+    """
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or hasattr(session.config, "workerinput"):
+        return
+    reasons = {
+        report.longrepr[2].removeprefix("Skipped: ")
+        for report in reporter.stats.get("skipped", [])
+        if isinstance(report.longrepr, tuple) and NOT_TESTED in report.longrepr[2]
+    }
+    if path := os.environ.get("NOT_TESTED_FILE"):
+        Path(path).write_text("".join(f"{reason}\n" for reason in sorted(reasons)))
+    missing = any("not installed" in reason for reason in reasons)
+    if missing and os.environ.get("TEST_EVERYTHING"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(scope="session")
