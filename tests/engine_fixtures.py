@@ -30,7 +30,9 @@ from whatsapp.engine import (
     SessionRef,
 )
 
-PATIENCE = 15
+PATIENCE = 60
+"""Seconds for any single wait; only a failure takes so long."""
+
 E = TypeVar("E")
 
 _generations = itertools.count(1)

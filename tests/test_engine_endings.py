@@ -25,8 +25,14 @@ from whatsapp.engine import (
 
 __all__ = ["make_rig", "rig", "simulator"]
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 MakeRig = Callable[..., Awaitable[Rig]]
+
+QUERY_SECONDS = 2.0
+"""Baileys' patience with a query: a busy simulator must be able to answer in it."""
+
+CLOSE_SECONDS = 4.0
+"""Quick; ws waits for its peer's word for 30 s, and we for the store's for 5."""
 
 
 async def stays(condition: Callable[[], bool], seconds: float, what: str) -> None:
@@ -140,13 +146,14 @@ async def test_a_cut_connection_is_transient(rig: Rig) -> None:
 async def test_no_hang_is_endless(
     make_rig: MakeRig, fault: str, params: dict[str, Any], reason: DisconnectReason
 ) -> None:
-    rig = await make_rig(connect_timeout=2, socket_timeout=1)
-    phone = await rig.phone()
-    creds, _ = await rig.link(phone)
+    creds, _ = await (linking := await make_rig()).link(await linking.phone())
+    # Far enough apart for a busy machine: the first to run out says which it was.
+    rig = await make_rig(connect_timeout=6, socket_timeout=2)
     ref = new_ref()
     with rig.simulator.fault(fault, **params):
         await rig.engine.open(ref, creds)
-        closed = await rig.expect(Closed, ref, within=5)
+        # Without clocks of our own, Baileys' are 20 s and more.
+        closed = await rig.expect(Closed, ref, within=15)
         assert closed.reason == reason
         assert closed.reason.is_transient
         assert not closed.was_open
@@ -169,7 +176,8 @@ async def test_a_dead_peer_is_noticed_by_the_keep_alive(make_rig: MakeRig) -> No
     rig = await make_rig(keep_alive=0.5)
     phone, ref = await rig.linked()
     await asyncio.to_thread(rig.simulator.freeze, phone=phone.number)
-    closed = await rig.expect(Closed, ref, within=10)
+    # The interval by default is 30 s.
+    closed = await rig.expect(Closed, ref, within=25)
     assert closed.reason == DisconnectReason.CONNECTION_LOST
     assert closed.reason.is_transient
 
@@ -234,11 +242,11 @@ async def advance(
 async def test_closing_is_quick_and_final_in_every_phase(
     make_rig: MakeRig, phase: str
 ) -> None:
-    rig = await make_rig(query_timeout=0.3)
+    rig = await make_rig(query_timeout=QUERY_SECONDS)
     ref, waiting = await reach(rig, phase)
     began = time.monotonic()
     await rig.engine.close(ref)
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < CLOSE_SECONDS
     if phase != "refused":
         await rig.nobody_is_connected()
     await rig.engine.close(ref)
@@ -246,7 +254,9 @@ async def test_closing_is_quick_and_final_in_every_phase(
     calls = rig.store.calls
     await asyncio.to_thread(rig.simulator.clear_faults)
     # Baileys' pending queries time out now, and go on to write keys.
-    await stays(lambda: rig.store.calls == calls, 1.5, "a late store call")
+    await stays(
+        lambda: rig.store.calls == calls, QUERY_SECONDS + 1.2, "a late store call"
+    )
     assert rig.of(ref) == []
     if waiting:
         await asyncio.gather(waiting, return_exceptions=True)
@@ -370,7 +380,8 @@ async def test_an_undecryptable_frame_ends_its_own_session_at_once(rig: Rig) -> 
     _, bystander = await rig.linked("company_1")
     phone, ref = await rig.linked("company_2")
     await asyncio.to_thread(rig.simulator.garbage, phone=phone.number)
-    closed = await rig.expect(Closed, ref, within=3)
+    # Baileys itself would wait for its keep-alive, 35 s.
+    closed = await rig.expect(Closed, ref, within=20)
     assert closed.reason == DisconnectReason.BAD_FRAME
     assert closed.reason.is_transient
     assert rig.of(bystander) == []
@@ -386,6 +397,14 @@ async def test_an_undecodable_frame_is_skipped(rig: Rig) -> None:
     assert rig.of(ref) == []
 
 
+async def is_heard(rig: Rig) -> bool:
+    try:
+        await rig.expect(Alive, within=1)
+    except AssertionError:
+        return False
+    return True
+
+
 async def test_proof_of_life_names_who_was_heard(make_rig: MakeRig) -> None:
     rig = await make_rig(alive_interval=0.2, keep_alive=1)
     phone, ref = await rig.linked()
@@ -393,9 +412,12 @@ async def test_proof_of_life_names_who_was_heard(make_rig: MakeRig) -> None:
         pass
     assert alive.seen[ref] < 5_000
     await asyncio.to_thread(rig.simulator.freeze, phone=phone.number)
-    rig.events.clear()
+    # What was under way when it froze is still heard. Baileys gives up after 6 s.
+    frozen = time.monotonic()
+    while await is_heard(rig):
+        assert time.monotonic() - frozen < 4
     await stays(
-        lambda: len([e for e in rig.events if isinstance(e, Alive)]) <= 1,
+        lambda: not any(isinstance(event, Alive) for event in rig.events),
         1.5,
         "a frozen peer counts as alive",
     )
