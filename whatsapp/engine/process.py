@@ -39,7 +39,8 @@ logger = logging.getLogger(__name__)
 # Beyond Node.js's own deadline, which knows better why.
 ANSWER_MARGIN = 1.0
 CONFIGURE_TIMEOUT = 30.0
-UNLINK_TIMEOUT = 2.0
+# As long as in session.js.
+UNLINK_TIMEOUT = 5.0
 # How many ended sockets are remembered, for who asks one of them for a code.
 REMEMBERED = 256
 

@@ -26,7 +26,8 @@ const BROWSER = Browsers.ubuntu('Chrome')
 /** Baileys' own clock of QR refs (socket.js, "QR gen"). */
 const FIRST_REF_MS = 60_000
 const NEXT_REF_MS = 20_000
-const UNLINK_MS = 2_000
+/** A busy WhatsApp or Node.js must not leave us in the list of the phone. */
+const UNLINK_MS = 5_000
 /** A peer that does not answer our close is not waited for (ws would wait 30 s). */
 const CLOSE_GRACE_MS = 300
 /** A store that hangs must not keep the news of an end from Python. */
