@@ -139,7 +139,7 @@ async def opened(
 
     async def open_page(token: str, size: ViewportSize = DESKTOP) -> Screen:
         context = await browser.new_context(
-            viewport=size, locale="en-GB", has_touch=size is PHONE
+            viewport=size, locale="ru-RU", has_touch=size is PHONE
         )
         await context.add_init_script(REPORT_VIOLATIONS)
         screen = Screen(await context.new_page(), urlsplit(world.server.url).netloc)

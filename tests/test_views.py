@@ -1,12 +1,14 @@
 """The marketplace page as a browser gets it, and the admin without secrets."""
 
 import re
+from pathlib import Path
 
 import pytest
 from django.contrib.auth.models import User
 from django.db.models import Model
 
 from tests.factories import OTHER_PHONE, PHONE, QR, link, make_salon, show_code, show_qr
+from whatsapp import views
 from whatsapp.admin import PairingAttemptAdmin
 from whatsapp.models import PairingAttempt, Salon, WhatsAppSession
 from whatsapp.services import pairing
@@ -20,17 +22,33 @@ def _page(client, query="", **headers):
     return response
 
 
-def test_the_page_is_russian_unless_english_is_asked_for(client):
+def _language_of(client, query="", **headers):
+    response = _page(client, query, **headers)
+    (language,) = re.findall(r'<html lang="(\w+)">', response.content.decode())
+    assert response["Content-Language"] == language
+    return language
+
+
+def test_the_page_is_russian_or_english(client):
     russian = _page(client).content.decode()
     assert '<html lang="ru">' in russian
     assert "Подключение WhatsApp" in russian
     english = _page(client, "?lang=en").content.decode()
     assert '<html lang="en">' in english
     assert "Connect WhatsApp" in english
-    assert not re.search("[а-яё]", english)
-    assert '<html lang="ru">' in _page(client, "?lang=de").content.decode()
-    foreign = _page(client, **{"accept-language": "en-US,en;q=0.9"})
-    assert '<html lang="ru">' in foreign.content.decode()
+    assert not re.search("[а-яё]", english.replace("Русский", ""))
+
+
+def test_the_address_chooses_the_language_then_the_browser_then_russian(client):
+    assert _language_of(client) == "ru"
+    english = {"accept-language": "en-US,en;q=0.9"}
+    assert _language_of(client, **english) == "en"
+    assert _language_of(client, "?lang=ru", **english) == "ru"
+    assert _language_of(client, "?lang=de", **english) == "en"
+    assert _language_of(client, **{"accept-language": "de,fr;q=0.9"}) == "ru"
+    preferred = {"accept-language": "kk,en;q=0.5,ru-RU;q=0.8"}
+    assert _language_of(client, **preferred) == "ru"
+    assert "Accept-Language" in _page(client)["Vary"]
 
 
 def test_every_sentence_of_the_page_is_translated(client):
@@ -56,28 +74,56 @@ def test_the_page_needs_no_inline_code_and_nothing_of_others(client):
     assert not re.search(r"(src|href|action)=\"(https?:)?//", html)
 
 
+STATIC = Path(views.__file__).parent / "static"
+
+
+def _scripts():
+    return "".join(
+        path.read_text()
+        for path in [
+            STATIC / "whatsapp/link.js",
+            *(STATIC / "whatsapp/link").glob("*.js"),
+        ]
+    )
+
+
 @pytest.mark.django_db(transaction=True)
 def test_what_the_page_loads_is_there(client):
     html = _page(client).content.decode()
-    loaded = re.findall(r'(?:src|href)="(/static/[^"]+)"', html)
-    assert len(loaded) == 2
+    loaded = set(re.findall(r'(?:src|href)="(/static/[^"]+)"', html))
+    loaded |= set(re.findall(r'data-regions="([^"]+)"', html))
+    assert len(loaded) == 4
+    for name in re.findall(r'from "\./([\w-]+\.js)"', _scripts()):
+        loaded.add(f"/static/whatsapp/link/{name}")
     for address in loaded:
-        assert client.get(address).status_code == 200
+        assert client.get(address).status_code == 200, address
 
 
-@pytest.mark.django_db(transaction=True)
-def test_every_element_that_the_script_looks_for_is_on_the_page(client):
+def test_every_element_and_word_that_the_scripts_look_for_is_on_the_page(client):
     html = _page(client).content.decode()
-    response = client.get("/static/whatsapp/marketplace.js")
-    script = response.content.decode()
-    names = set(re.findall(r'(?<!\.)get\("([a-z-]+)"\)', script))
-    assert len(names) > 15
+    script = _scripts()
+    looked_for = r'\b(?:get|show|say|onClick)\("([a-z-]+)"'
+    names = set(re.findall(looked_for, script)) - {"lang", "token", "phone"}
+    assert len(names) > 30
     assert not {name for name in names if f'id="{name}"' not in html}
-    for way in ("code", "qr"):
-        assert f'id="{way}-left"' in html
-    texts = set(re.findall(r"texts\.([a-zA-Z]+)", script))
-    dashed = {re.sub("[A-Z]", lambda m: "-" + m[0].lower(), text) for text in texts}
-    assert not {text for text in dashed if f"data-{text}=" not in html}
+    words = set(re.findall(r'word\("([a-z-]+)"', script))
+    words |= {f"name-{status}" for status in WhatsAppSession.Status.values}
+    words |= {f"{what}-{way}" for what in ("idle", "asking") for way in ("code", "qr")}
+    assert len(words) > 20
+    assert not {word for word in words if f'data-word="{word}"' not in html}
+
+
+def test_the_field_for_the_phone_learns_how_numbers_look(client):
+    response = client.get("/marketplace/regions.json")
+    assert "max-age=" in response["Cache-Control"]
+    table = response.json()
+    assert table["home"] == "RU"
+    regions = {region[0]: region for region in table["regions"]}
+    assert len(regions) > 200
+    _id, code, trunk, _slack, _leading, _pattern, lengths, examples = regions["RU"]
+    assert (code, trunk, 10 in lengths) == ("7", "8", True)
+    assert re.fullmatch(r"9\d\d \d{3}-\d\d-\d\d", examples[0])
+    assert len(response.content) < 25_000
 
 
 def test_the_page_takes_no_data(client):

@@ -57,10 +57,10 @@ CATALOGUE: dict[ErrorCode, Entry] = {
         _("The previous request is still running. Wait a few seconds."), 409
     ),
     ErrorCode.PAIRING_TIMEOUT: Entry(
-        _("WhatsApp did not answer in time. Ask for a new code."), 504
+        _("WhatsApp did not answer in time. Try again."), 504
     ),
     ErrorCode.PAIRING_CODE_FAILED: Entry(
-        _("WhatsApp refused to link. Check the number and ask for a new code."), 502
+        _("WhatsApp refused the link. Check the number and try again."), 502
     ),
     ErrorCode.PHONE_NOT_ON_WHATSAPP: Entry(
         _("This number has no WhatsApp account. Check the number."), 422

@@ -5,14 +5,24 @@ A phone is stored and compared as bare digits in international form, without ``+
 
 import re
 import unicodedata
+from functools import cache
+from typing import Any
 
 import phonenumbers
-from phonenumbers import PhoneNumber, PhoneNumberType
+from phonenumbers import (
+    PhoneMetadata,
+    PhoneNumber,
+    PhoneNumberFormat,
+    PhoneNumberType,
+)
 
 from whatsapp.errors import ErrorCode, WhatsAppError
 
 MAX_TYPED_LENGTH = 40
 """Longer than any number with its punctuation; what is longer is not parsed at all."""
+
+SHORTEST_PLAUSIBLE = 10
+"""Digits with the calling code; shorter ones must be known to exist."""
 
 _ALLOWED = re.compile(r"[\d\s()+./\-–—·]+")
 _JID = re.compile(r"([0-9]{7,15})(?::([0-9]+))?@s\.whatsapp\.net")
@@ -73,7 +83,7 @@ def _is_valid_mobile(number: PhoneNumber) -> bool:
 
 def _is_plausible(number: PhoneNumber) -> bool:
     digits = f"{number.country_code}{phonenumbers.national_significant_number(number)}"
-    return len(digits) >= 10 and phonenumbers.is_possible_number(number)
+    return len(digits) >= SHORTEST_PLAUSIBLE and phonenumbers.is_possible_number(number)
 
 
 def phone_from_jid(jid: object) -> str:
@@ -116,3 +126,67 @@ def mask_phone(phone: str) -> str:
     if len(phone) < 10:
         return "***" if phone else ""
     return f"{phone[:2]}***{phone[-4:]}"
+
+
+EXAMPLES = {"RU": "900 123-45-67"}
+"""As in the sentences of the catalogue, so that a page shows one example and not two."""
+
+Region = tuple[str, str, str, int, str, str, list[int], list[str]]
+"""Of one region: its id, calling code, trunk prefix, how many digits more a national
+form may have than a trunk prefix explains, a pattern of the beginnings that tell it
+from others with its code, a pattern of its numbers, their lengths, and one number or
+more as they are written, mobile first."""
+
+
+@cache
+def numbering_plan() -> list[Region]:
+    """Return what a page needs to help with a number, region by region.
+
+    Only help: a page that goes by it refuses nothing that :func:`normalize_phone`
+    accepts.
+    """
+    order = {
+        region: at
+        for regions in phonenumbers.COUNTRY_CODE_TO_REGION_CODE.values()
+        for at, region in enumerate(regions)
+    }
+    regions = sorted(phonenumbers.SUPPORTED_REGIONS, key=lambda id_: (order[id_], id_))
+    plan = [_region(region) for region in regions]
+    return [region for region in plan if region[-1]]
+
+
+def _region(region: str) -> Region:
+    metadata: Any = PhoneMetadata.metadata_for_region(region)
+    code = str(metadata.country_code)
+    general = metadata.general_desc
+    local = general.possible_length_local_only
+    lengths = {
+        *general.possible_length,
+        *(n for n in local if len(code) + n >= SHORTEST_PLAUSIBLE),
+    }
+    trunk = metadata.national_prefix or ""
+    simple = metadata.national_prefix_for_parsing in (None, trunk)
+    return (
+        region,
+        code,
+        trunk,
+        0 if simple else 4,
+        metadata.leading_digits or "",
+        general.national_number_pattern,
+        sorted(lengths),
+        _written(region, len(code)),
+    )
+
+
+def _written(region: str, code_length: int) -> list[str]:
+    """Return how numbers of a region look after the calling code, one of each length."""
+    written: dict[int, str] = {}
+    if region in EXAMPLES:
+        written[len(re.sub(r"\D", "", EXAMPLES[region]))] = EXAMPLES[region]
+    for kind in (PhoneNumberType.MOBILE, PhoneNumberType.FIXED_LINE):
+        number = phonenumbers.example_number_for_type(region, kind)
+        if number is not None:
+            text = phonenumbers.format_number(number, PhoneNumberFormat.INTERNATIONAL)
+            national = text[code_length + 2 :]
+            written.setdefault(len(re.sub(r"\D", "", national)), national)
+    return list(written.values())

@@ -6,4 +6,5 @@ from whatsapp import views
 
 urlpatterns: list[URLPattern] = [
     path("connect", views.connect, name="marketplace"),
+    path("regions.json", views.regions, name="marketplace-regions"),
 ]
