@@ -278,7 +278,7 @@ def _words(
         statuses.NEEDS_ATTENTION: (
             _(
                 "WhatsApp keeps refusing this link. We have been told; "
-                "linking the phone again with a code usually helps."
+                "linking the phone again usually helps."
             ),
             REQUEST_PAIRING_CODE,
         ),
