@@ -225,10 +225,10 @@ async def test_a_write_that_waits_for_a_take_over_is_refused_after_it(
             session.epoch += 1
             session.save()
             locked.set()
-            go_on.wait(10)
+            go_on.wait(60)
 
     taking = asyncio.create_task(call(take_over_slowly))
-    await asyncio.to_thread(locked.wait, 10)
+    await asyncio.to_thread(locked.wait, 60)
     saving = asyncio.create_task(_refused(store, ref))
     await _waits_for_a_lock(call)
     assert not saving.done()
@@ -247,7 +247,7 @@ async def _waits_for_a_lock(call: Services) -> None:
             (count,) = cursor.fetchone()
         return bool(count)
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not await call(waiting):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
@@ -265,12 +265,12 @@ async def test_writes_of_one_socket_do_not_wait_for_each_other(
                 [salon.pk],
             )
             shared.set()
-            go_on.wait(10)
+            go_on.wait(60)
             cursor.execute("COMMIT")
 
     sharing = asyncio.create_task(call(share))
-    await asyncio.to_thread(shared.wait, 10)
-    async with asyncio.timeout(5):
+    await asyncio.to_thread(shared.wait, 60)
+    async with asyncio.timeout(30):
         await store.save(ref, None, _entries({("session", "a"): 1}))
     go_on.set()
     await sharing
@@ -335,7 +335,7 @@ async def test_cut_connections_are_replaced_before_anybody_notices(
     def cut() -> None:
         with connection.cursor() as cursor:
             cursor.execute(
-                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+                "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity"
                 " WHERE application_name = 'gateway auth store'"
                 " AND datname = current_database()"
             )

@@ -40,7 +40,7 @@ async def test_dates_of_the_previous_service_expire_no_key():
 
 
 @pytest.mark.e2e
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 async def test_a_session_that_falls_silent_is_not_called_connected(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
