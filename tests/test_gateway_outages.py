@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -13,6 +14,8 @@ from django.db import OperationalError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from tests.gateway_fixtures import (
+    PATIENCE,
+    STOP_SECONDS,
     Gateway,
     SalonStory,
     World,
@@ -22,19 +25,19 @@ from tests.gateway_fixtures import (
     world,
 )
 from whatsapp.errors import ErrorCode
-from whatsapp.gateway import ownership
+from whatsapp.gateway import SessionManager, ownership
 from whatsapp.services import attempts, claims, sessions
 
 __all__ = ["clean_database", "simulator", "world"]
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 LOGINS_AT_A_TIME = 4
 
 
 async def _lock_connection_is_cut(world: World, gateway: Gateway) -> None:
     cut = await world.sql(
-        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+        "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity"
         " WHERE application_name = %s AND datname = current_database()",
         f"gateway {gateway.name}"[:63],
     )
@@ -43,12 +46,27 @@ async def _lock_connection_is_cut(world: World, gateway: Gateway) -> None:
 
 async def _all_connections_are_cut(world: World) -> None:
     await world.sql(
-        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+        "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity"
         " WHERE datname = current_database() AND pid <> pg_backend_pid()"
     )
 
 
 # Node.js ------------------------------------------------------------------------------
+
+
+async def test_a_gateway_that_is_told_to_stop_waits_for_no_node_that_is_starting(
+    world: World, tmp_path: Path
+) -> None:
+    node = tmp_path / "node"
+    node.write_text("#!/bin/sh\nexec sleep 600\n")
+    node.chmod(0o755)
+    gateway = Gateway(SessionManager(node=str(node), ws_url=world.simulator.ws_url))
+    await world.until(lambda: _is_starting(gateway), "Node.js is started")
+    assert await gateway.stop() < STOP_SECONDS
+
+
+async def _is_starting(gateway: Gateway) -> bool:
+    return hasattr(gateway.manager, "engine")
 
 
 async def test_when_node_dies_everything_is_open_again_or_truly_over(
@@ -101,7 +119,7 @@ async def test_thirty_salons_are_open_again_after_a_restart_a_few_at_a_time(
         gateway = await world.gateway(logins=LOGINS_AT_A_TIME)
         await asyncio.gather(*(salon.status("open") for salon in linked))
         await world.until(lambda: _open_sockets(world, 30), "thirty sockets")
-        assert await gateway.stop() < 2
+        assert await gateway.stop() < STOP_SECONDS
         await world.no_connections()
     journal = await world.journal()
     assert journal["maxConcurrentLogins"] <= LOGINS_AT_A_TIME
@@ -276,7 +294,7 @@ async def test_a_surprise_at_the_regular_look_takes_nobody_down(
     world.expected = ("The regular look failed",)
     with monkeypatch.context() as patch:
         patch.setattr(attempts, "expire_overdue", surprising)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             await looked.wait()
     assert (await world.device(await salon.me()))["logins"] == 1
     await salon.disconnect()

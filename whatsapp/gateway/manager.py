@@ -94,14 +94,9 @@ class SessionManager:
 
         Survives the loss of the database, of the channel layer and of Node.js.
         """
-        database = await self._reach_database()
-        self.store = DatabaseAuthStore(database)
-        await self.store.open()
-        self._ownership = Ownership(database, self.name)
-        self.engine = Engine(
-            store=self.store, on_event=self._on_event, **self._engine_options
-        )
-        await self.engine.start()
+        if not await self._starts_before(stop):
+            self.services.close()
+            return
         try:
             async with asyncio.TaskGroup() as duties:
                 running = [
@@ -124,6 +119,37 @@ class SessionManager:
             await self._ownership.close()
             await self.store.close()
             self.services.close()
+
+    async def _starts_before(self, stop: asyncio.Event) -> bool:
+        """Start; False if ``stop`` is set first: there is nothing to hand over yet."""
+        starting = asyncio.create_task(self._start(), name="start")
+        stopping = asyncio.create_task(stop.wait(), name="stop")
+        try:
+            await asyncio.wait(
+                {starting, stopping}, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            stopping.cancel()
+            starting.cancel()  # changes nothing once it is done
+            await asyncio.wait({starting, stopping})
+        if starting.cancelled():
+            return False
+        starting.result()
+        return True
+
+    async def _start(self) -> None:
+        database = await self._reach_database()
+        self.store = DatabaseAuthStore(database)
+        await self.store.open()
+        self._ownership = Ownership(database, self.name)
+        self.engine = Engine(
+            store=self.store, on_event=self._on_event, **self._engine_options
+        )
+        try:
+            await self.engine.start()
+        except BaseException:
+            await self.store.close()
+            raise
 
     async def _reach_database(self) -> str:
         while True:
