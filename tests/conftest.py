@@ -35,6 +35,15 @@ def _through_redis(message: Any) -> Any:
     return _serializer.deserialize(_serializer.serialize(message))
 
 
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(
+    django_db_modify_db_settings_parallel_suffix: None,
+) -> None:
+    """Let a busy machine take its time to connect, twenty threads at once included."""
+    options = connections["default"].settings_dict["OPTIONS"]
+    options["pool"]["timeout"] = options["connect_timeout"] = 60
+
+
 @pytest.fixture(autouse=True)
 def _close_thread_connections() -> Iterator[None]:
     """Close what database_sync_to_async opened in its thread.

@@ -18,7 +18,7 @@ R = TypeVar("R")
 
 PATH = "/ws/marketplace/"
 HEADERS = {"host": "testserver", "origin": "http://testserver"}
-SECONDS = 10
+SECONDS = 60
 
 
 async def call(service: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
