@@ -1,4 +1,4 @@
-"""A marketplace page, as its WebSocket sees it."""
+"""Pages of the marketplace and of the staff's admin, as their WebSockets see them."""
 
 import asyncio
 import json
@@ -8,6 +8,9 @@ from typing import Any, ParamSpec, TypeVar
 
 from channels.db import database_sync_to_async
 from channels.testing import WebsocketCommunicator
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.test import Client
 
 from aiadmin.asgi import application
 from whatsapp.models import Salon
@@ -17,6 +20,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 PATH = "/ws/marketplace/"
+STATUS_PATH = "/ws/admin/status/"
 HEADERS = {"host": "testserver", "origin": "http://testserver"}
 SECONDS = 60
 
@@ -109,6 +113,34 @@ async def opened(
     if token is not None:
         headers["authorization"] = f"Bearer {token}"
     page = Page(headers, **options)
+    try:
+        await page.connect()
+        yield page
+    finally:
+        await page.socket.disconnect(timeout=SECONDS)
+
+
+def salon_path(salon: Salon) -> str:
+    """Return where the admin's page of ``salon`` has its WebSocket."""
+    return f"/ws/admin/salon/{salon.pk}/"
+
+
+def log_in(user: User) -> str:
+    """Log ``user`` in as Django does, and return the Cookie header of his browser."""
+    client = Client()
+    client.force_login(user)
+    return f"{settings.SESSION_COOKIE_NAME}={client.cookies[settings.SESSION_COOKIE_NAME].value}"
+
+
+@asynccontextmanager
+async def opened_by(
+    user: User | None, path: str, cookie: str = "", **options: Any
+) -> AsyncIterator[Page]:
+    """Open a page of the admin as ``user`` (or with ``cookie``), and close it in the end."""
+    headers = dict(options.pop("headers", {}))
+    if user is not None:
+        cookie = await call(log_in, user)
+    page = Page({"cookie": cookie or None, **headers}, path=path, **options)
     try:
         await page.connect()
         yield page

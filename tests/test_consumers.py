@@ -229,7 +229,7 @@ async def test_a_session_that_comes_back_is_connected_again(salon):
 async def test_the_page_of_a_linked_salon_starts_no_qr(salon):
     await call(store_creds, salon)
     async with opened(salon) as page:
-        assert await page.settled() == ["status"]
+        assert await page.settled() == ["status", "known-phone"]
     assert not await call(PairingAttempt.objects.exists)
 
 

@@ -9,7 +9,7 @@ that comes back is told where things stand by the same path.
 import logging
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from asgiref.sync import async_to_sync
 from channels.layers import get_channel_layer
@@ -30,6 +30,7 @@ RESET_CREDENTIALS = "reset-whatsapp-credentials"
 DISCONNECT = "disconnect-whatsapp"
 GET_STATUS = "get-status"
 AUTH = "auth"
+WATCH = "watch"
 
 # server -> client
 STATUS = "status"
@@ -39,9 +40,13 @@ PAIRING_CODE_ERROR = "pairing-code-error"
 WHATSAPP_CONNECTED = "whatsapp-connected"
 CREDENTIALS_RESET = "credentials-reset"
 RESET_ERROR = "reset-error"
+KNOWN_PHONE = "known-phone"
+SALON_STATUSES = "salon-statuses"
 ERROR = "error"
 
 GATEWAYS_GROUP = "whatsapp.gateways"
+LISTS_GROUP = "whatsapp.lists"
+"""Of the lists of salons in the admin: one for all, since each shows hundreds of them."""
 LAYER_ERRORS = (RedisError, OSError, RuntimeError)
 """The channel layer is down. It only saves time: whoever waits also looks himself."""
 
@@ -78,10 +83,13 @@ class Snapshot(TypedDict):
     since: str
     resets: int
     attempt: AttemptState | None
+    # For staff only. Missing if a process of an earlier version tells.
+    owner: NotRequired[str]
+    alive: NotRequired[str | None]
 
 
 class SnapshotMessage(TypedDict):
-    """On the layer, to a salon's group; handled by ``salon_snapshot``."""
+    """On the layer, to a salon's group, and without secrets to the lists' group."""
 
     type: Literal["salon.snapshot"]
     snapshot: Snapshot
@@ -107,7 +115,7 @@ SELECT salon.id, 'company_' || salon.salon_id, coalesce(s.revision, 0),
        extract(epoch FROM now() - a.finished_at)::float8,
        extract(epoch FROM a.deadline - now())::float8,
        a.code, a.qr, extract(epoch FROM a.qr_until - now())::float8,
-       a.error, a.retry_after
+       a.error, a.retry_after, coalesce(s.owner, ''), s.last_alive_at
 FROM whatsapp_salon salon
 LEFT JOIN whatsapp_whatsappsession s ON s.salon_id = salon.id
 LEFT JOIN LATERAL (
@@ -139,6 +147,23 @@ def revisions(salon_pks: list[int]) -> dict[int, int]:
     )
 
 
+def proofs_of_life(salon_pks: list[int]) -> dict[int, tuple[str, str | None]]:
+    """Return each salon's owner and when it was last heard: neither is a revision."""
+    rows = WhatsAppSession.objects.filter(salon_id__in=salon_pks)
+    return {
+        pk: (owner, _utc(alive))
+        for pk, owner, alive in rows.values_list("salon_id", "owner", "last_alive_at")
+    }
+
+
+def _utc(moment: datetime | None) -> str | None:
+    return None if moment is None else _iso(moment)
+
+
+def _iso(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="seconds")
+
+
 def _snapshot(row: tuple[Any, ...]) -> Snapshot:
     attempt: AttemptState | None = None
     if row[8] is not None and (row[13] is None or row[13] < RECENT_SECONDS):
@@ -156,7 +181,6 @@ def _snapshot(row: tuple[Any, ...]) -> Snapshot:
             "error": row[18],
             "retry_after": row[19],
         }
-    since: datetime = row[6]
     return {
         "salon": row[0],
         "session_id": row[1],
@@ -164,10 +188,26 @@ def _snapshot(row: tuple[Any, ...]) -> Snapshot:
         "status": row[3],
         "reason": row[4],
         "phone": row[5],
-        "since": since.astimezone(UTC).isoformat(timespec="seconds"),
+        "since": _iso(row[6]),
         "resets": row[7],
         "attempt": attempt,
+        "owner": row[20],
+        "alive": _utc(row[21]),
     }
+
+
+def holds_secret(state: Snapshot) -> bool:
+    """Say whether a snapshot has a code or a QR in it: whoever has one can link."""
+    attempt = state["attempt"]
+    return attempt is not None and bool(attempt["code"] or attempt["qr"])
+
+
+def without_secrets(state: Snapshot) -> Snapshot:
+    """Return a snapshot without code and QR."""
+    attempt = state["attempt"]
+    if attempt is None or not holds_secret(state):
+        return state
+    return {**state, "attempt": {**attempt, "code": "", "qr": ""}}
 
 
 def publish(salon_pk: int) -> None:
@@ -182,22 +222,34 @@ def wake_gateways(salon_pk: int | None) -> None:
     costs time only.
     """
     message: LookMessage = {"type": "look", "salon": salon_pk}
-    transaction.on_commit(partial(_send, GATEWAYS_GROUP, dict(message)), robust=True)
+    transaction.on_commit(
+        partial(_send, [(GATEWAYS_GROUP, dict(message))]), robust=True
+    )
 
 
 def _send_snapshot(salon_pk: int) -> None:
     state = snapshot(salon_pk)
     if state is not None:
-        message: SnapshotMessage = {"type": "salon.snapshot", "snapshot": state}
-        _send(salon_group(salon_pk), dict(message))
+        full: SnapshotMessage = {"type": "salon.snapshot", "snapshot": state}
+        bare: SnapshotMessage = {
+            "type": "salon.snapshot",
+            "snapshot": without_secrets(state),
+        }
+        # Somebody may be waiting in front of the page: it comes first.
+        _send([(salon_group(salon_pk), dict(full)), (LISTS_GROUP, dict(bare))])
 
 
-def _send(group: str, message: dict[str, Any]) -> None:
+def _send(messages: list[tuple[str, dict[str, Any]]]) -> None:
     layer = get_channel_layer()
     if layer is None:
         return
+
+    async def send() -> None:
+        for group, message in messages:
+            await layer.group_send(group, message)
+
     try:
-        async_to_sync(layer.group_send)(group, message)
+        async_to_sync(send)()
     except LAYER_ERRORS as error:
         logger.warning("The channel layer is down: %s", type(error).__name__)
 
@@ -229,6 +281,22 @@ def status_payload(state: Snapshot, age: float = 0.0) -> dict[str, Any]:
         "reason": reason or None,
         "message": message,
         "action": action,
+    }
+
+
+def status_row(state: Snapshot) -> dict[str, Any]:
+    """Return what a list of salons shows of one, in the active language."""
+    payload = status_payload(state)
+    return {
+        "salon": state["salon"],
+        "status": state["status"],
+        "label": str(WhatsAppSession.Status(state["status"]).label),
+        "phone": payload["phone"],
+        "since": state["since"],
+        "lastAliveAt": state.get("alive"),
+        "owner": state.get("owner") or None,
+        "reason": payload["reason"],
+        "message": payload["message"],
     }
 
 

@@ -202,18 +202,18 @@ class WhatsAppSession(models.Model):
     """One salon's connection to WhatsApp: what is wanted, and what is true."""
 
     class Status(models.TextChoices):
-        UNLINKED = "unlinked", "Not linked"
-        PAIRING = "pairing", "Linking"
-        CONNECTING = "connecting", "Connecting"
-        OPEN = "open", "Connected"
-        DEGRADED = "degraded", "Connected, but silent"
-        RECONNECTING = "reconnecting", "Reconnecting"
-        STOPPED = "stopped", "Stopped"
-        LOGGED_OUT = "logged_out", "Logged out"
-        REPLACED = "replaced", "Used elsewhere"
-        BANNED = "banned", "Banned by WhatsApp"
-        OUTDATED = "outdated", "Our WhatsApp version is too old"
-        NEEDS_ATTENTION = "needs_attention", "Needs attention"
+        UNLINKED = "unlinked", _("Not linked")
+        PAIRING = "pairing", _("Linking")
+        CONNECTING = "connecting", _("Connecting")
+        OPEN = "open", _("Connected")
+        DEGRADED = "degraded", _("Connected, but silent")
+        RECONNECTING = "reconnecting", _("Reconnecting")
+        STOPPED = "stopped", _("Stopped")
+        LOGGED_OUT = "logged_out", _("Logged out")
+        REPLACED = "replaced", _("Used elsewhere")
+        BANNED = "banned", _("Banned by WhatsApp")
+        OUTDATED = "outdated", _("Our WhatsApp version is too old")
+        NEEDS_ATTENTION = "needs_attention", _("Needs attention")
 
     RUNNING = (
         Status.PAIRING,

@@ -26,6 +26,22 @@ def allowed(origin: bytes | None, host: str | None, patterns: Iterable[str]) -> 
     return matches(name, patterns) or (host is not None and _is_own(name, host))
 
 
+def is_own(origin: bytes | None, host: str | None, *, secure: bool) -> bool:
+    """Return whether ``origin`` is a page of our own, and nobody else's.
+
+    For sockets that a cookie opens: the browser sends it whatever page asks.
+
+    Args:
+        origin: the Origin header; None if there is none.
+        host: the Host header if it names us.
+        secure: whether the cookie travels over https only; then so must the page.
+    """
+    name = None if origin is None else of_url(origin.decode("latin-1"), bare=True)
+    if name is None or host is None or (secure and not name.startswith("https:")):
+        return False
+    return _is_own(name, host)
+
+
 def matches(origin: str, patterns: Iterable[str]) -> bool:
     """Return whether ``origin`` is one of ``patterns``, from its first letter to its last."""
     return any(_compiled(pattern).fullmatch(origin) for pattern in patterns)

@@ -25,6 +25,9 @@ FAILED_IS_NEWS_SECONDS = 60
 
 _UP = (Status.OPEN, Status.DEGRADED)
 
+SECRETS = frozenset({events.QR_UPDATE, events.PAIRING_CODE, events.KNOWN_PHONE})
+"""Events for those only who may link a phone."""
+
 
 class PageView:
     """The last state that a page was told, and the events that lead from it to another.
@@ -40,6 +43,12 @@ class PageView:
     def revision(self) -> int:
         """What the page knows; -1: nothing yet."""
         return -1 if self._told is None else self._told["revision"]
+
+    @property
+    def attempt_is_open(self) -> bool:
+        """Whether the page was told of a link that is being tried."""
+        attempt = self._told and self._told["attempt"]
+        return attempt is not None and not attempt["finished"]
 
     def welcome(self, snapshot: Snapshot) -> list[Event]:
         """Return what a page that has just connected is told: ``status`` comes first."""
@@ -83,6 +92,11 @@ class PageView:
         ):
             told.append(connected(snapshot))
         return told
+
+
+def is_up(snapshot: Snapshot) -> bool:
+    """Say whether the salon is connected, perhaps silently: nothing to link."""
+    return snapshot["status"] in _UP
 
 
 def _visible(snapshot: Snapshot) -> tuple[object, ...]:
@@ -159,6 +173,11 @@ def connected(snapshot: Snapshot, *, already: bool = False) -> Event:
         if already
         else _("WhatsApp is connected."),
     }
+
+
+def known_phone(phone: str) -> Event:
+    """Return the event with the salon's own number, for the field where it is typed."""
+    return events.KNOWN_PHONE, {"phoneNumber": phone}
 
 
 def refusal(name: str, error: WhatsAppError) -> Event:

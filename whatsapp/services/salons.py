@@ -2,7 +2,7 @@
 
 import re
 
-from django.db import transaction
+from django.db import connection, transaction
 
 from whatsapp.models import Salon, WhatsAppSession
 
@@ -40,3 +40,39 @@ def find(name: str) -> Salon:
         return Salon.objects.get(salon_id=int(match.group(1)))
     except Salon.DoesNotExist:
         raise Salon.DoesNotExist(f"There is no salon {name}.") from None
+
+
+_KNOWN_PHONE_SQL = """
+SELECT coalesce(
+    nullif(salon.expected_phone, ''),
+    nullif(s.phone, ''),
+    (SELECT substring(auth.creds->'me'->>'id' FROM '^([0-9]{7,15}):[0-9]+@')
+     FROM whatsapp_auth auth
+     WHERE auth.company_id = 'company_' || salon.salon_id
+       AND jsonb_typeof(auth.creds->'account') = 'object'),
+    (SELECT phone FROM (
+        (SELECT phone, archived_at AS at FROM whatsapp_archivedcredentials
+         WHERE salon_id = salon.id AND phone <> '' AND reason <> 'refused'
+         ORDER BY id DESC LIMIT 1)
+        UNION ALL
+        (SELECT linked_phone, finished_at FROM whatsapp_pairingattempt
+         WHERE salon_id = salon.id AND stage = 'linked' AND linked_phone <> ''
+         ORDER BY id DESC LIMIT 1)
+     ) linked ORDER BY at DESC LIMIT 1),
+    '')
+FROM whatsapp_salon salon
+LEFT JOIN whatsapp_whatsappsession s ON s.salon_id = salon.id
+WHERE salon.id = %s
+"""
+
+
+def known_phone(salon: Salon) -> str:
+    """Return the digits of the salon's own number: expected, linked, or linked last.
+
+    Returns:
+        Empty if none is known. Whoever may not link a phone must not be told it.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(_KNOWN_PHONE_SQL, [salon.pk])
+        row = cursor.fetchone()
+    return row[0] if row else ""
