@@ -18,7 +18,9 @@ from typing import Any, Literal, Self
 
 MAIN = Path(__file__).with_name("main.js")
 START_TIMEOUT = 30
-REQUEST_TIMEOUT = 60
+STOP_TIMEOUT = 30
+# Above the time that a phone gives its link.
+REQUEST_TIMEOUT = 120
 
 Json = dict[str, Any]
 
@@ -74,7 +76,7 @@ class Simulator:
         if self._process.stdin:
             self._process.stdin.close()
         try:
-            self._process.wait(5)
+            self._process.wait(STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -214,7 +216,7 @@ class Phone:
         )
         return answer
 
-    def scan(self, qr: str, *, delay_ms: int = 0, timeout_ms: int = 10_000) -> Json:
+    def scan(self, qr: str, *, delay_ms: int = 0, timeout_ms: int = 45_000) -> Json:
         """Scan a QR text and wait until the device is linked, or why it is not.
 
         ``{"ok": True, "jid": ...}`` or ``{"ok": False, "error": ...}``.
@@ -222,7 +224,7 @@ class Phone:
         body = {"qr": qr, "delayMs": delay_ms, "timeoutMs": timeout_ms}
         return self._post("scan", body)
 
-    def enter_code(self, code: str, *, timeout_ms: int = 10_000) -> Json:
+    def enter_code(self, code: str, *, timeout_ms: int = 45_000) -> Json:
         """Type a pairing code; answers like :meth:`scan`."""
         return self._post("enter-code", {"code": code, "timeoutMs": timeout_ms})
 

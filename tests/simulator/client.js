@@ -41,7 +41,7 @@ class Client {
     tell({ client: this.name, ...event })
   }
 
-  /** @param {{url?: string, browser?: [string, string, string], timeout?: number, creds?: object, keepAlive?: number}} command */
+  /** @param {{url?: string, browser?: [string, string, string], timeout?: number, creds?: object, keepAlive?: number, qrMs?: number}} command */
   connect(command) {
     Object.assign(this.creds, command.creds)
     const sock = makeWASocket({
@@ -50,6 +50,7 @@ class Client {
       browser: command.browser ?? Browsers.ubuntu('Chrome'),
       connectTimeoutMs: command.timeout ?? 20_000,
       keepAliveIntervalMs: command.keepAlive ?? 30_000,
+      qrTimeout: command.qrMs,
       auth: { creds: this.creds, keys: /** @type {any} */ (this.store()) },
     })
     this.sock = sock
