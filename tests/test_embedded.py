@@ -13,6 +13,7 @@ import pytest
 
 from aiadmin import embedded
 from aiadmin.embedded import EmbeddedDatabase, EmbeddedError
+from tests.server import wait_until_gone
 
 ROOT = Path(__file__).parent.parent
 
@@ -48,20 +49,6 @@ def ask(url: str) -> object:
 
 def postgres_pid(var: Path) -> int:
     return int((var / "postgres" / "postmaster.pid").read_text().split()[0])
-
-
-def wait_until_gone(pid: int, seconds: float = 5.0) -> None:
-    """Wait for the end of a process; a zombie that nobody collects has ended."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-        except (FileNotFoundError, ProcessLookupError):
-            return
-        if state == "Z":
-            return
-        time.sleep(0.01)
-    raise AssertionError(f"Process {pid} is still there.")
 
 
 def in_another_process(var: Path, code: str) -> subprocess.Popen[str]:

@@ -20,16 +20,16 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from tests.redis_server import RedisServer
-from tests.server import ROOT, Server
-from tests.test_embedded import postgres_pid, wait_until_gone
+from tests.server import ROOT, Server, children, wait_until_gone
+from tests.test_embedded import postgres_pid
 from whatsapp.management.commands import whatsapp_gateway
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 
 def get(url: str) -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(url, timeout=10) as response:  # noqa: S310
+        with urllib.request.urlopen(url, timeout=60) as response:  # noqa: S310
             return response.status, response.read().decode()
     except urllib.error.HTTPError as error:
         with error:
@@ -43,14 +43,8 @@ def manage(var: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         env={**os.environ, "DATABASE_URL": "", "VAR_DIR": str(var)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
-
-
-def children(pid: int) -> list[int]:
-    # Every thread has children of its own.
-    files = Path(f"/proc/{pid}/task").glob("*/children")
-    return [int(child) for file in files for child in file.read_text().split()]
 
 
 def embedded(folder: Path, var: Path, **options: Any) -> Server:
@@ -176,7 +170,7 @@ def test_it_stops_when_told_and_leaves_no_process(
 
 def test_a_kill_leaves_no_process_either(var: Path, tmp_path: Path):
     server = embedded(tmp_path, var)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while len(children(server.pid)) < 2:  # PostgreSQL and Node.js
         assert time.monotonic() < deadline, server.logs
         time.sleep(0.05)
@@ -219,7 +213,7 @@ def test_a_lost_redis_is_named_and_found_again(
         assert json.loads(body)["channel_layer"] in ("failed", "no answer")
         assert get(f"{server.url}/healthz")[0] == 200
         redis_server.start()
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while json.loads(get(f"{server.url}/readyz")[1])["status"] != "ok":
             assert time.monotonic() < deadline, server.logs
 
@@ -230,7 +224,7 @@ async def test_an_unknown_socket_is_refused_without_an_error(tmp_path: Path):
 
     with await asyncio.to_thread(Server.start, tmp_path, gateway=False) as server:
         with pytest.raises(websockets.InvalidStatus):
-            await websockets.connect(f"{server.ws_url}/ws/nowhere/")
+            await websockets.connect(f"{server.ws_url}/ws/nowhere/", open_timeout=60)
         assert "Traceback" not in server.logs
 
 
@@ -290,7 +284,7 @@ call_command("serve", port=0)
         env={**os.environ, "DATABASE_URL": "", "VAR_DIR": str(var)},
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=120,
     )
     assert answer.returncode == 1
     assert "The gateway failed" in answer.stderr
