@@ -19,7 +19,7 @@ from websockets.asyncio.client import connect
 from tests.scenarios import PATIENCE, Data, LinkedTemplate, Page, SalonUnderTest, World
 from tests.simulator import Phone, Simulator
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 PRE_KEYS = 812
 """So many Baileys makes for a new device."""
@@ -153,6 +153,14 @@ async def test_a_page_learns_every_step_of_a_link(salon: SalonUnderTest, page: P
     assert qr["svg"].startswith("<svg")
     assert 40 <= qr["expiresIn"] <= 60
     mark = page.mark
+    # A page hears of "requested" unless the code overtakes it.
+    await asyncio.to_thread(
+        salon.world.simulator.fault,
+        "hello",
+        phone=salon.number,
+        answer="ok",
+        delayMs=1000,
+    )
     code = await ask_code(page, f"+{salon.number}")
     assert code["phoneNumber"] == salon.number
     assert len(code["code"]) == 9
@@ -202,7 +210,7 @@ async def test_a_code_that_is_asked_for_while_connecting_comes(
     else:
         auth = {"event": "auth", "data": {"token": page.token}}
         messages.insert(0, json.dumps(auth))
-    async with connect(page.url, subprotocols=early) as socket:
+    async with connect(page.url, subprotocols=early, open_timeout=PATIENCE) as socket:
         for message in messages:
             await socket.send(message)
         code = None
@@ -649,13 +657,13 @@ async def test_whatsapps_silence_is_answered_after_twenty_seconds(
         )
     )
     assert late["code"] == "PAIRING_TIMEOUT"
-    assert 15 < time.monotonic() - started < 26
+    assert 15 < time.monotonic() - started < 35
     await asyncio.to_thread(fault.remove)
     await link_by_code(salon, page)
 
 
 async def test_a_page_ends_with_its_token(salon: SalonUnderTest):
-    async with salon.page(exp=int(time.time()) + 3) as page:
+    async with salon.page(exp=int(time.time()) + 10) as page:
         await page.event("status")
         assert await page.closing() == 4401
         name, data = page.said[-1]

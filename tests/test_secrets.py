@@ -24,7 +24,7 @@ from tests.database import SECRETS
 from tests.scenarios import LinkedTemplate, Page, SalonUnderTest, World
 from tests.simulator import Simulator
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(200)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 PRINTED_BY_SERVE = re.compile(
     r"^(Page of salon \d+, for an hour: http://[\d.:]+/marketplace/connect#token=\S+"
@@ -193,7 +193,6 @@ class BusyRun:
                 "LOG_LEVEL": "DEBUG",
                 "SENTRY_DSN": sink.dsn,
                 "NO_PROXY": "127.0.0.1",
-                "WHATSAPP_PAIRING_TIMEOUT": "8",
             }
             with World(self.folder, simulator, settings) as world:
                 self.world, self.simulator = world, simulator
