@@ -3,6 +3,7 @@
 # make test           all tests and checks, with all that they need
 # make check          the same on an installation that has what they need
 # make bench          the measurements
+# make screens        pictures of every state of both faces, in docs/screens/
 # make matrix         every stored state against every fault, in full
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ PORT ?= 8000
 # Where it is set, every start compiles all of Django and Twisted anew: two seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run demo test check bench matrix install install-dev
+.PHONY: run demo test check bench matrix screens install install-dev
 
 run: install
 	.venv/bin/python manage.py serve --host $(HOST) --port $(PORT)
@@ -33,6 +34,10 @@ bench: install
 matrix: install-dev
 	.venv/bin/python -m pytest tests/test_matrix.py tests/test_scaled.py --whole-matrix \
 		-k "cell or whatever"
+
+screens: install-dev
+	tests/prepare
+	.venv/bin/python -m tests.screens
 
 install:
 	@$(PYTHON) -m aiadmin.install
