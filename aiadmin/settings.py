@@ -11,6 +11,7 @@ from typing import Any
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
+from django.utils.translation import gettext_lazy as _
 
 from aiadmin import embedded
 
@@ -155,8 +156,9 @@ INSTALLED_APPS = [
     # Its `runserver` is all that we need from the app, and importing Twisted
     # costs every other command a second.
     *(["daphne"] if "runserver" in sys.argv else []),
-    "unfold",
-    "django.contrib.admin",
+    # Its other configuration would put its own site in place of ours.
+    "unfold.apps.BasicAppConfig",
+    "aiadmin.apps.AdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -219,6 +221,43 @@ LOCALE_PATHS = [BASE_DIR / "whatsapp" / "locale"]
 USE_I18N = True
 USE_TZ = True
 TIME_ZONE = "UTC"
+
+_ICON = (
+    "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 32 32'"
+    "%3E%3Crect width='32' height='32' rx='8' fill='%23059669'/%3E%3Cpath d='M8 9h16a2 "
+    "2 0 0 1 2 2v8a2 2 0 0 1-2 2H14l-5 4v-4H8a2 2 0 0 1-2-2v-8a2 2 0 0 1 2-2z' "
+    "fill='white'/%3E%3C/svg%3E"
+)
+UNFOLD: dict[str, Any] = {
+    "SITE_TITLE": "AI Admin",
+    "SITE_HEADER": "AI Admin",
+    "SITE_SUBHEADER": _("WhatsApp of the salons"),
+    "SITE_URL": None,
+    "SITE_SYMBOL": "forum",
+    "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": _ICON}],
+    "SHOW_LANGUAGES": True,
+    "SHOW_VIEW_ON_SITE": False,
+    # Ours is the audit; it knows more, and nobody can take anything out of it.
+    "SHOW_HISTORY": False,
+    "SHOW_BACK_BUTTON": True,
+    "DASHBOARD_CALLBACK": "whatsapp.admin.dashboard.context",
+    "SIDEBAR": {"navigation": "whatsapp.admin_site.navigation"},
+    "COLORS": {
+        "primary": {
+            "50": "oklch(97.9% .021 166.113)",
+            "100": "oklch(95% .052 163.051)",
+            "200": "oklch(90.5% .093 164.15)",
+            "300": "oklch(84.5% .143 164.978)",
+            "400": "oklch(76.5% .177 163.223)",
+            "500": "oklch(69.6% .17 162.48)",
+            "600": "oklch(50.8% .118 165.612)",
+            "700": "oklch(43.2% .095 166.913)",
+            "800": "oklch(37.8% .077 168.94)",
+            "900": "oklch(26.2% .051 172.552)",
+            "950": "oklch(20% .04 172.5)",
+        },
+    },
+}
 
 LOG_LEVEL = _text("LOG_LEVEL", "INFO").upper()
 LOGGING: dict[str, Any] = {

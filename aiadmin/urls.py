@@ -9,6 +9,7 @@ from aiadmin import health
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="admin:index")),
     path("admin/", admin.site.urls),
+    path("i18n/", include("django.conf.urls.i18n")),
     path("marketplace/", include("whatsapp.urls")),
     path("healthz", health.healthz),
     path("readyz", health.readyz),

@@ -4,14 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
-from django.contrib.auth.models import User
-from django.db.models import Model
 
-from tests.factories import OTHER_PHONE, PHONE, QR, link, make_salon, show_code, show_qr
 from whatsapp import views
-from whatsapp.admin import PairingAttemptAdmin
-from whatsapp.models import PairingAttempt, Salon, WhatsAppSession
-from whatsapp.services import pairing
+from whatsapp.models import WhatsAppSession
 
 PAGE = "/marketplace/connect"
 
@@ -130,94 +125,3 @@ def test_the_page_takes_no_data(client):
     assert client.post(PAGE).status_code == 405
     token = "eyJhbGciOiJIUzI1NiJ9.e30.c2lnbmF0dXJl"
     assert token not in _page(client, f"?token={token}").content.decode()
-
-
-# --- the admin ------------------------------------------------------------------------
-
-
-@pytest.fixture
-def linked(db):
-    salon = make_salon()
-    link(salon)
-    waiting, scanning = make_salon(), make_salon()
-    pairing.request_code(waiting, OTHER_PHONE, "page")
-    show_code(waiting)
-    pairing.request_qr(scanning, "page")
-    show_qr(scanning)
-    return salon
-
-
-def _admin_pages():
-    yield "/admin/"
-    models: list[tuple[str, type[Model] | None]]
-    models = [("salon", Salon), ("whatsappsession", WhatsAppSession)]
-    models += [("pairingattempt", PairingAttempt), ("auditevent", None)]
-    for name, model in models:
-        yield f"/admin/whatsapp/{name}/"
-        if model is not None:
-            for pk in model._default_manager.values_list("pk", flat=True):
-                yield f"/admin/whatsapp/{name}/{pk}/change/"
-
-
-def test_no_page_of_the_admin_shows_a_secret_or_a_whole_phone(admin_client, linked):
-    pages = list(_admin_pages())
-    assert len(pages) > 10
-    for address in pages:
-        response = admin_client.get(address)
-        assert response.status_code == 200, address
-        html = response.content.decode()
-        for secret in (PHONE, OTHER_PHONE, "ABCD-1234", QR, "noiseKey"):
-            assert secret not in html, address
-    attempt = PairingAttempt.objects.get(kind="code", finished_at=None)
-    shown = admin_client.get(f"/admin/whatsapp/pairingattempt/{attempt.pk}/change/")
-    assert "79***4321" in shown.content.decode()
-
-
-def test_creds_and_keys_are_not_in_the_admin(admin_client, linked):
-    for name in ("whatsappauth", "whatsappkey", "archivedcredentials"):
-        assert admin_client.get(f"/admin/whatsapp/{name}/").status_code == 404
-
-
-def test_what_services_write_cannot_be_edited(admin_client, linked):
-    for name, pk in (
-        ("whatsappsession", linked.pk),
-        ("pairingattempt", PairingAttempt.objects.latest("id").pk),
-    ):
-        assert admin_client.get(f"/admin/whatsapp/{name}/add/").status_code == 403
-        change = admin_client.post(f"/admin/whatsapp/{name}/{pk}/change/", {})
-        assert change.status_code == 403
-        delete = admin_client.post(f"/admin/whatsapp/{name}/{pk}/delete/", {})
-        assert delete.status_code == 403
-    deleted = admin_client.post(f"/admin/whatsapp/salon/{linked.pk}/delete/", {})
-    assert deleted.status_code == 403
-
-
-def test_a_salon_is_found_and_made_in_the_admin(admin_client, linked):
-    found = admin_client.get(f"/admin/whatsapp/salon/?q={linked.salon_id}")
-    assert str(linked.salon_id) in found.content.decode()
-    made = admin_client.post(
-        "/admin/whatsapp/salon/add/",
-        {
-            "salon_id": "4711",
-            "title": "Роза",
-            "expected_phone": "",
-            "memberships-TOTAL_FORMS": "0",
-            "memberships-INITIAL_FORMS": "0",
-        },
-    )
-    assert made.status_code == 302
-    assert Salon.objects.get(salon_id=4711).title == "Роза"
-    assert admin_client.get("/admin/whatsapp/salon/").status_code == 200
-
-
-@pytest.mark.django_db
-def test_strangers_see_nothing_of_the_admin(client, linked):
-    for address in _admin_pages():
-        assert client.get(address).status_code == 302
-    client.force_login(User.objects.create_user("member", is_staff=True))
-    assert client.get("/admin/whatsapp/salon/").status_code == 403
-
-
-def test_the_hidden_fields_exist():
-    fields = {field.name for field in PairingAttempt._meta.get_fields()}
-    assert set(PairingAttemptAdmin.exclude or ()) <= fields

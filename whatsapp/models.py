@@ -71,23 +71,29 @@ class Salon(models.Model):
     """A tenant: one beauty salon of the marketplace, with one WhatsApp link."""
 
     salon_id = models.BigIntegerField(
-        unique=True, help_text="The marketplace's number of the salon."
+        _("salon id"),
+        unique=True,
+        help_text=_("The marketplace's number of the salon."),
     )
-    title = models.CharField(max_length=255)
+    title = models.CharField(_("title"), max_length=255)
     expected_phone = models.CharField(
+        _("expected phone"),
         max_length=15,
         blank=True,
-        help_text="Digits. If set, the salon is told when another phone is linked.",
+        help_text=_("If set, the salon is told when another phone is linked."),
     )
     shared_phone_allowed = models.BooleanField(
+        _("shared phone allowed"),
         default=False,
-        help_text="Support allowed this salon to link a phone that another one uses.",
+        help_text=_("The salon may link a phone that another salon uses."),
     )
-    created_at = models.DateTimeField(db_default=Now())
+    created_at = models.DateTimeField(_("created"), db_default=Now())
 
     objects = SalonQuerySet.as_manager()
 
     class Meta:
+        verbose_name = _("salon")
+        verbose_name_plural = _("salons")
         constraints = [
             models.CheckConstraint(
                 condition=Q(salon_id__gt=0), name="salon_id_is_positive"
@@ -302,37 +308,43 @@ class PairingAttempt(models.Model):
     """One try to link a phone, with its deadline."""
 
     class Kind(models.TextChoices):
-        CODE = "code", "Pairing code"
-        QR = "qr", "QR"
+        CODE = "code", _("Pairing code")
+        QR = "qr", _("QR")
 
     class Stage(models.TextChoices):
-        REQUESTED = "requested", "Requested"
-        SHOWN = "shown", "Shown"
-        ENTERED = "entered", "Entered"
-        FINISHING = "finishing", "Finishing"
-        LINKED = "linked", "Linked"
-        FAILED = "failed", "Failed"
-        EXPIRED = "expired", "Expired"
-        SUPERSEDED = "superseded", "Superseded"
-        CANCELLED = "cancelled", "Cancelled"
+        REQUESTED = "requested", _("Requested")
+        SHOWN = "shown", _("Shown")
+        ENTERED = "entered", _("Entered")
+        FINISHING = "finishing", _("Finishing")
+        LINKED = "linked", _("Linked")
+        FAILED = "failed", _("Failed")
+        EXPIRED = "expired", _("Expired")
+        SUPERSEDED = "superseded", _("Superseded")
+        CANCELLED = "cancelled", _("Cancelled")
 
     OPEN_STAGES = (Stage.REQUESTED, Stage.SHOWN, Stage.ENTERED, Stage.FINISHING)
 
-    salon = models.ForeignKey(Salon, on_delete=models.CASCADE, related_name="attempts")
-    kind = models.CharField(max_length=4, choices=Kind.choices)
+    salon = models.ForeignKey(
+        Salon,
+        on_delete=models.CASCADE,
+        related_name="attempts",
+        verbose_name=_("salon"),
+    )
+    kind = models.CharField(_("kind"), max_length=4, choices=Kind.choices)
     phone = models.CharField(
         max_length=15, blank=True, help_text="Digits; the phone that a code is for."
     )
     stage = models.CharField(
-        max_length=10, choices=Stage.choices, default=Stage.REQUESTED
+        _("stage"), max_length=10, choices=Stage.choices, default=Stage.REQUESTED
     )
     fresh = models.BooleanField(
+        _("new link"),
         default=False,
         help_text="A QR for a new link although one is stored: asked for in place of a "
         "code, by somebody who is just linking.",
     )
-    requested_by = models.CharField(max_length=200, blank=True)
-    requested_at = models.DateTimeField(db_default=Now())
+    requested_by = models.CharField(_("requested by"), max_length=200, blank=True)
+    requested_at = models.DateTimeField(_("requested"), db_default=Now())
     deadline = models.DateTimeField(help_text="When the present stage is over.")
     epoch = models.BigIntegerField(
         null=True, help_text="The socket that it runs on; None: not taken up yet."
@@ -341,13 +353,15 @@ class PairingAttempt(models.Model):
     qr = models.TextField(blank=True)
     qr_until = models.DateTimeField(null=True, blank=True)
     linked_phone = models.CharField(max_length=15, blank=True)
-    error = models.CharField(max_length=32, blank=True)
+    error = models.CharField(_("error"), max_length=32, blank=True)
     retry_after = models.IntegerField(null=True, blank=True, help_text="Seconds.")
-    finished_at = models.DateTimeField(null=True, blank=True)
+    finished_at = models.DateTimeField(_("finished"), null=True, blank=True)
 
     objects = OfSalonQuerySet["PairingAttempt"].as_manager()
 
     class Meta:
+        verbose_name = _("link attempt")
+        verbose_name_plural = _("link attempts")
         constraints = [
             models.UniqueConstraint(
                 fields=["salon"],
@@ -388,6 +402,7 @@ class PairingAttempt(models.Model):
         indexes = [
             models.Index(fields=["salon", "-id"], name="attempt_of_salon"),
             models.Index(fields=["phone", "requested_at"], name="attempt_of_phone"),
+            models.Index(fields=["requested_at"], name="attempt_requested"),
             models.Index(
                 fields=["deadline"],
                 condition=Q(finished_at=None),
@@ -482,7 +497,10 @@ class StatusChange(models.Model):
     class Meta:
         verbose_name = _("change of status")
         verbose_name_plural = _("changes of status")
-        indexes = [models.Index(fields=["salon", "-id"], name="status_change_of_salon")]
+        indexes = [
+            models.Index(fields=["salon", "-id"], name="status_change_of_salon"),
+            models.Index(fields=["at"], name="status_change_at"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.salon_id}: {self.before} → {self.status}"

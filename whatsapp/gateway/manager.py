@@ -34,7 +34,7 @@ from whatsapp.gateway.database import DATABASE_ERRORS, Services, conninfo
 from whatsapp.gateway.messages import Abandon, Gone, Look, Pulse
 from whatsapp.gateway.ownership import LocksLost, Ownership
 from whatsapp.gateway.runner import SalonRunner
-from whatsapp.services import attempts, claims, credentials, sessions
+from whatsapp.services import attempts, claims, credentials, sessions, timeline
 
 logger = logging.getLogger(__name__)
 
@@ -375,6 +375,7 @@ class SessionManager:
             try:
                 await self.services(credentials.clear_expiry)
                 await self.services(credentials.purge_archive)
+                await self.services(timeline.purge)
                 if layer is not None and self._channel:
                     # The in-memory layer forgets members of a group after a day.
                     await layer.group_add(events.GATEWAYS_GROUP, self._channel)

@@ -15,6 +15,7 @@ from enum import StrEnum
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from django.conf import settings
 from django.db import connection, transaction
+from django.db.models import QuerySet
 from django.db.models.functions import Now
 
 from whatsapp.models import ArchivedCredentials, Salon, WhatsAppSession
@@ -227,11 +228,38 @@ def restore(
     """
     if stored(salon).linked:
         return False
-    entry = salon.archive.exclude(reason="refused").order_by("-id").first()
+    entry = restorable(salon).first()
     if entry is None or (only_reason and entry.reason != only_reason):
         return False
     if since is not None and entry.archived_at < since:
         return False
+    return put_back(salon, actor, entry)
+
+
+def restorable(salon: Salon) -> QuerySet[ArchivedCredentials]:
+    """Return the archived links that may be brought back, the latest first.
+
+    Without their payload: nobody needs it before one is chosen.
+    """
+    return (
+        ArchivedCredentials.objects.filter(salon=salon)
+        .exclude(reason="refused")
+        .defer("payload")
+        .order_by("-id")
+    )
+
+
+def put_back(salon: Salon, actor: str, entry: ArchivedCredentials) -> bool:
+    """Move an archived link back in place of what is stored.
+
+    Args:
+        salon: its session row must be locked by the running transaction.
+        actor: who asked.
+        entry: one of the salon's archive.
+
+    Returns:
+        False if it cannot be read; nothing has changed.
+    """
     text = _read(entry)
     if text is None:
         return False

@@ -1,18 +1,22 @@
-"""Salons: made, and found by the names that people use for them."""
+"""Salons: made, changed, and found by the names that people use for them."""
 
 import re
 
+from django.conf import settings
 from django.db import connection, transaction
 
 from whatsapp.models import Salon, WhatsAppSession
+from whatsapp.phones import normalize_phone
+from whatsapp.services import audit
 
 
-def create(salon_id: int, title: str) -> Salon:
+def create(salon_id: int, title: str, actor: str = "") -> Salon:
     """Return the salon with the marketplace's number ``salon_id``; made if missing.
 
     Args:
         salon_id: positive integer.
         title: its name; an existing salon gets the new one.
+        actor: who asks; a person's wish is audited.
 
     Raises:
         ValueError: ``salon_id`` is not positive.
@@ -20,11 +24,57 @@ def create(salon_id: int, title: str) -> Salon:
     if salon_id <= 0:
         raise ValueError("The salon id must be a positive number.")
     with transaction.atomic():
-        salon, _ = Salon.objects.update_or_create(
+        salon, created = Salon.objects.update_or_create(
             salon_id=salon_id, defaults={"title": title}
         )
         WhatsAppSession.objects.get_or_create(salon=salon)
+        if actor:
+            audit.record(
+                salon.pk, actor, "salon_created" if created else "salon_edited"
+            )
     return salon
+
+
+def update(
+    salon: Salon,
+    actor: str,
+    *,
+    title: str,
+    expected_phone: str,
+    shared_phone_allowed: bool,
+) -> list[str]:
+    """Change what people may change of a salon.
+
+    Args:
+        salon: as it is to be afterwards is set on it, too.
+        actor: who asks, for the audit.
+        title: its name.
+        expected_phone: as typed; empty: any phone.
+        shared_phone_allowed: whether another salon may use the same phone.
+
+    Returns:
+        The names of the fields that have changed.
+
+    Raises:
+        WhatsAppError: INVALID_PHONE_FORMAT.
+    """
+    phone = expected_phone.strip()
+    if phone:
+        phone = normalize_phone(phone, settings.WHATSAPP_DEFAULT_REGION)
+    wanted = {
+        "title": title,
+        "expected_phone": phone,
+        "shared_phone_allowed": shared_phone_allowed,
+    }
+    with transaction.atomic():
+        stored = Salon.objects.select_for_update().get(pk=salon.pk)
+        changed = [name for name in wanted if getattr(stored, name) != wanted[name]]
+        if changed:
+            Salon.objects.filter(pk=salon.pk).update(**wanted)
+            audit.record(salon.pk, actor, "salon_edited", fields=changed)
+    for name, value in wanted.items():
+        setattr(salon, name, value)
+    return changed
 
 
 def find(name: str) -> Salon:

@@ -3,17 +3,54 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from enum import StrEnum
 
 from django.db import connection, transaction
 from django.db.models import F
 from django.db.models.functions import Now
 
 from whatsapp import events
+from whatsapp.errors import ErrorCode, WhatsAppError
 from whatsapp.models import PairingAttempt, Salon, WhatsAppSession
 from whatsapp.services import audit, credentials
 from whatsapp.services.credentials import StoredCreds
 
 Status = WhatsAppSession.Status
+
+
+class Reconnected(StrEnum):
+    """What became of the wish to connect anew."""
+
+    STARTED = "started"
+    LEFT_OPEN = "left_open"
+    """It is connected, and whoever asked wanted to leave such salons alone."""
+    NOT_LINKED = "not_linked"
+    BANNED = "banned"
+    """Trying makes it worse: the salon looks into WhatsApp on its phone first."""
+    LINKING = "linking"
+    """A phone is just being linked; a new connection would cut that off."""
+
+
+class Disconnected(StrEnum):
+    """What became of the wish to stop."""
+
+    STOPPED = "stopped"
+    STOPPING = "stopping"
+    """The owner says "stopped" when its socket is gone."""
+    ALREADY = "already"
+    NOT_LINKED = "not_linked"
+
+
+class Restored(StrEnum):
+    """What became of the wish to bring an archived link back."""
+
+    STARTED = "started"
+    LINKED = "linked"
+    """A phone is linked now: its link has to be reset first."""
+    GONE = "gone"
+    """There is no such archived link (any more)."""
+    UNREADABLE = "unreadable"
+    """It is encrypted with a key that is not configured."""
 
 
 @contextmanager
@@ -95,20 +132,100 @@ def _want(session: WhatsAppSession) -> None:
     session.retry_at = None
 
 
-def disconnect(salon: Salon, actor: str) -> None:
+def reconnect(salon: Salon, actor: str, *, leave_open: bool = False) -> Reconnected:
+    """Wish the session to be closed, if it runs, and to be opened anew.
+
+    The epoch is raised, so that the owner closes its socket and starts another, as
+    after a change of owner; a pause between two tries ends.
+
+    Args:
+        salon: the salon.
+        actor: who asks, for the audit.
+        leave_open: do not touch a session that is connected.
+    """
+    with locked(salon) as session:
+        creds = credentials.stored_or_discarded(salon, actor)
+        outcome = _judge_reconnect(session, creds, leave_open=leave_open)
+        if outcome is Reconnected.STARTED:
+            session.wanted = True
+            session.phone = creds.phone
+            session.epoch += 1
+            set_status(session, Status.CONNECTING)
+            events.wake_gateways(salon.pk)
+        audit.record(salon.pk, actor, "reconnect", outcome=outcome.value)
+    return outcome
+
+
+def _judge_reconnect(
+    session: WhatsAppSession, creds: StoredCreds, *, leave_open: bool
+) -> Reconnected:
+    if not creds.linked:
+        return Reconnected.NOT_LINKED
+    if session.status == Status.BANNED:
+        return Reconnected.BANNED
+    if PairingAttempt.objects.filter(salon=session.salon_id, finished_at=None).exists():
+        return Reconnected.LINKING
+    if leave_open and session.status == Status.OPEN and session.wanted:
+        return Reconnected.LEFT_OPEN
+    return Reconnected.STARTED
+
+
+def disconnect(salon: Salon, actor: str) -> Disconnected:
     """Wish the session to stop. The link is kept; an open attempt is cancelled."""
     with locked(salon) as session:
+        outcome = Disconnected.STOPPED
+        if session.status == Status.STOPPED and not session.wanted:
+            outcome = Disconnected.ALREADY
         session.wanted = False
         cancel_attempt(salon)
         creds = credentials.stored(salon)
         if not creds.linked:
             settle(session, creds)
+            outcome = Disconnected.NOT_LINKED
         elif not session.owner or session.status not in WhatsAppSession.RUNNING:
             set_status(session, Status.STOPPED)
         else:
             touch(session)  # the owner says "stopped" when the socket is gone
+            outcome = Disconnected.STOPPING
         audit.record(salon.pk, actor, "disconnect")
         events.wake_gateways(salon.pk)
+    return outcome
+
+
+def restore(salon: Salon, actor: str, entry_id: int) -> Restored:
+    """Bring an archived link back and wish it to run.
+
+    Args:
+        salon: the salon.
+        actor: who asks, for the audit.
+        entry_id: of the archived link; it must be one of this salon's.
+
+    Raises:
+        WhatsAppError: CREDENTIALS_CONFLICT, if its phone is in use in another salon.
+    """
+    with locked(salon) as session:
+        if credentials.stored(salon).linked:
+            return Restored.LINKED
+        entry = credentials.restorable(salon).filter(pk=entry_id).first()
+        if entry is None:
+            return Restored.GONE
+        # The row, not the caller's object: support may just have changed its mind.
+        shared = Salon.objects.values_list("shared_phone_allowed", flat=True)
+        if credentials.live_elsewhere(salon, entry.phone) and not shared.get(
+            pk=salon.pk
+        ):
+            raise WhatsAppError(ErrorCode.CREDENTIALS_CONFLICT)
+        credentials.discard_half_paired(salon, actor, entry.phone)
+        if not credentials.put_back(salon, actor, entry):
+            return Restored.UNREADABLE
+        # A page that is open shows a QR for an unlinked salon: that is over now.
+        cancel_attempt(salon, PairingAttempt.Stage.SUPERSEDED)
+        session.wanted = True
+        session.phone = credentials.stored(salon).phone
+        session.epoch += 1
+        set_status(session, Status.CONNECTING)
+        events.wake_gateways(salon.pk)
+    return Restored.STARTED
 
 
 def reset(salon: Salon, actor: str) -> None:

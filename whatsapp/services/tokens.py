@@ -8,6 +8,7 @@ from django.conf import settings
 
 from whatsapp.errors import ErrorCode, WhatsAppError
 from whatsapp.models import Salon
+from whatsapp.services import audit
 
 TOKEN_TYPE = "marketplace_registration"  # noqa: S105  (a claim's value, no secret)
 ALGORITHM = "HS256"
@@ -36,6 +37,12 @@ def issue(salon: Salon, lifetime: int = LIFETIME_SECONDS) -> str:
         "exp": now + lifetime,
     }
     return jwt.encode(claims, settings.MARKETPLACE_JWT_SECRET, algorithm=ALGORITHM)
+
+
+def issue_for_person(salon: Salon, actor: str, lifetime: int) -> str:
+    """Return a page token that somebody of the staff asked for; audited without it."""
+    audit.record(salon.pk, actor, "link_issued", lifetime=lifetime)
+    return issue(salon, lifetime)
 
 
 def verify(token: object) -> Grant:
