@@ -591,7 +591,7 @@ async def test_many_changes_come_in_few_frames(support):
         await page.send("watch", salons=pks)
         await page.until("salon-statuses")
         await call(change)
-        told = set()
+        told: set[int] = set()
         while told != set(pks):
             data = await page.until("salon-statuses")
             told |= {row["salon"] for row in data["salons"]}
