@@ -1,159 +1,75 @@
-"""The marketplace page in a real browser, on the whole service.
-
-Every page that a test opens must load nothing from elsewhere, violate no policy of its
-own and leave the console empty; a screenshot of its end lies in the test's folder.
-"""
+"""The salon's page in a real browser, on the whole service."""
 
 import asyncio
 import re
-import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
-import pytest_asyncio
-from playwright.async_api import (
-    Browser,
-    Locator,
-    Page,
-    ViewportSize,
-    async_playwright,
-    expect,
-)
+from playwright.async_api import expect
 
+from tests.browser_fixtures import (
+    PHONE,
+    Opening,
+    Screen,
+    browser,
+    opened,
+    salon,
+    simulator,
+)
 from tests.scenarios import SalonUnderTest, World
 from tests.simulator import Simulator
 
+__all__ = ["browser", "opened", "salon", "simulator"]
+
 pytestmark = [
     pytest.mark.e2e,
-    pytest.mark.timeout(150),
+    pytest.mark.timeout(240),
     pytest.mark.asyncio(loop_scope="module"),
 ]
 
-CHROMIUM = shutil.which("chromium")
-MISSING = "NOT TESTED: chromium is not installed (as root: make test installs it)"
-ARGUMENTS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-PATIENCE_MS = 40_000
-PHONE: ViewportSize = {"width": 320, "height": 640}
-DESKTOP: ViewportSize = {"width": 1280, "height": 800}
-REPORT_VIOLATIONS = """
-addEventListener("securitypolicyviolation", event =>
-  console.error(`policy: ${event.violatedDirective} ${event.blockedURI}`))
-"""
-
 
 @pytest.fixture(scope="module")
-def simulator() -> Iterator[Simulator]:
-    if not CHROMIUM:
-        pytest.skip(MISSING)
-    with Simulator.start() as running:
-        yield running
+def partner() -> Iterator[str]:
+    """Serve a page of another origin that frames ours; its query is our address."""
+
+    class Partner(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.end_headers()
+            if self.path == "/":
+                self.wfile.write(FRAME.encode())
+
+        def log_message(self, *_arguments: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Partner)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+FRAME = """<!doctype html><title>Partner</title><link rel="icon" href="data:,">
+<iframe name="ours" width="300" height="600"></iframe>
+<script>
+  document.querySelector("iframe").src = decodeURIComponent(location.hash.slice(1))
+</script>"""
 
 
 @pytest.fixture(scope="module")
 def world(
-    tmp_path_factory: pytest.TempPathFactory, simulator: Simulator
+    tmp_path_factory: pytest.TempPathFactory, simulator: Simulator, partner: str
 ) -> Iterator[World]:
-    with World(tmp_path_factory.mktemp("browser"), simulator, clocks={}) as running:
+    settings = {"MARKETPLACE_ALLOWED_ORIGINS": partner}
+    folder = tmp_path_factory.mktemp("browser")
+    with World(folder, simulator, clocks=settings) as running:
         yield running
-
-
-@pytest.fixture
-def salon(world: World) -> SalonUnderTest:
-    return world.salon()
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def browser(world: World) -> AsyncIterator[Browser]:
-    expect.set_options(timeout=PATIENCE_MS)
-    async with async_playwright() as playwright:
-        running = await playwright.chromium.launch(
-            executable_path=CHROMIUM, args=ARGUMENTS
-        )
-        yield running
-        await running.close()
-
-
-Opening = Callable[..., Awaitable["Screen"]]
-
-
-class Screen:
-    """One browser window of a salon's page, and what went wrong in it."""
-
-    def __init__(self, page: Page, host: str) -> None:
-        self.page = page
-        self.troubles: list[str] = []
-        self._host = host
-        page.set_default_timeout(PATIENCE_MS)
-        page.on("console", lambda message: self.troubles.append(message.text))
-        page.on("pageerror", lambda error: self.troubles.append(str(error)))
-        page.on("request", lambda request: self._check(request.url))
-        page.on("websocket", lambda socket: self._check(socket.url))
-
-    def _check(self, url: str) -> None:
-        parts = urlsplit(url)
-        if parts.scheme != "data" and parts.netloc != self._host:
-            self.troubles.append(f"a request to {parts.netloc}")
-
-    def __getitem__(self, element_id: str) -> Locator:
-        return self.page.locator(f"#{element_id}")
-
-    async def shows(self, element_id: str, *texts: str) -> None:
-        """Wait until an element is visible and contains the texts."""
-        await expect(self[element_id]).to_be_visible()
-        for text in texts:
-            await expect(self[element_id]).to_contain_text(text)
-
-    async def hides(self, *element_ids: str) -> None:
-        for element_id in element_ids:
-            await expect(self[element_id]).to_be_hidden()
-
-    async def ask_code(self, typed: str) -> None:
-        await self["phone"].fill(typed)
-        await self["get-code"].click()
-
-    async def fits(self) -> None:
-        """Nothing is wider than the window."""
-        wide = await self.page.evaluate(
-            "document.documentElement.scrollWidth > innerWidth"
-        )
-        assert not wide
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def opened(
-    browser: Browser, world: World, tmp_path: Path
-) -> AsyncIterator[Opening]:
-    """Give a function that opens a page; in the end each must be without troubles."""
-    screens: list[Screen] = []
-
-    async def open_page(token: str, size: ViewportSize = DESKTOP) -> Screen:
-        context = await browser.new_context(
-            viewport=size, locale="ru-RU", has_touch=size is PHONE
-        )
-        await context.add_init_script(REPORT_VIOLATIONS)
-        screen = Screen(await context.new_page(), urlsplit(world.server.url).netloc)
-        screens.append(screen)
-        fragment = f"#token={token}" if token else ""
-        await screen.page.goto(f"{world.server.url}/marketplace/connect{fragment}")
-        return screen
-
-    yield open_page
-    for number, screen in enumerate(screens):
-        await screen.page.screenshot(path=tmp_path / f"{number}.png", full_page=True)
-        await screen.fits()
-        await screen.page.context.close()
-        assert not screen.troubles
 
 
 async def qr_text(world: World, salon: SalonUnderTest) -> str:
@@ -167,6 +83,15 @@ async def qr_text(world: World, salon: SalonUnderTest) -> str:
     return qr
 
 
+async def link_by_code(screen: Screen, salon: SalonUnderTest) -> None:
+    await screen.ask_code(f"+{salon.number}")
+    await screen.enter_code(salon)
+    await screen.shows("status", "WhatsApp подключён")
+
+
+# --- linking --------------------------------------------------------------------------
+
+
 async def test_a_desktop_shows_the_qr_and_says_when_it_was_scanned(
     opened: Opening, world: World, salon: SalonUnderTest, tmp_path: Path
 ):
@@ -174,14 +99,17 @@ async def test_a_desktop_shows_the_qr_and_says_when_it_was_scanned(
     await screen.shows("qr")
     await expect(screen["qr"].locator("svg")).to_be_visible()
     await screen.shows("qr-left", "0:")
+    await screen.shows("status", "QR")
     box = await screen["qr"].bounding_box()
     assert box
     assert box["width"] > 200
+    await screen.is_accessible()
     await screen.page.screenshot(path=tmp_path / "qr.png", full_page=True)
     result = await asyncio.to_thread(salon.phone.scan, await qr_text(world, salon))
     assert result["ok"], result
     await screen.shows("status", "WhatsApp подключён")
     await screen.shows("linked-phone", salon.number[-4:])
+    await screen.shows("done")
     await screen.hides("qr", "link", "problem", "lost")
 
 
@@ -191,41 +119,39 @@ async def test_a_phone_gets_a_code_for_the_number_that_is_typed(
     screen = await opened(salon.token(), PHONE)
     await screen.shows("code-form")
     await screen.hides("qr-way")
+    await screen.ready()
     number = salon.number
     await screen.ask_code(f"8 (900) {number[4:7]}-{number[7:9]}-{number[9:]}")
-    await expect(screen["code"]).to_have_text(re.compile(r"^\w{4}-\w{4}$"))
-    await screen.shows("code-left", "2:")
+    assert re.fullmatch(r"\w{4}-\w{4}", await screen.code())
+    assert 120 < await screen.seconds("code-left") <= 160
+    await expect(screen["steps"].locator("[aria-current]")).to_have_attribute(
+        "data-step", "shown"
+    )
     await screen.fits()
+    await screen.is_accessible()
     await screen.page.screenshot(path=tmp_path / "code.png", full_page=True)
-    code = await screen["code"].inner_text()
-    result = await asyncio.to_thread(salon.phone.enter_code, code)
-    assert result["ok"], result
+    await screen.enter_code(salon)
     await screen.shows("status", "WhatsApp подключён")
+    await screen.shows("done")
     await screen.hides("code-shown", "link", "problem")
+    await screen.is_accessible()
 
 
-async def test_a_number_that_is_none_is_answered_with_a_sentence(
+async def test_a_phone_is_told_nothing_of_the_qr_that_is_made_meanwhile(
     opened: Opening, salon: SalonUnderTest
 ):
     screen = await opened(salon.token(), PHONE)
-    await screen.shows("code-form")
-    await screen.ask_code("12345")
-    await screen.shows("problem", "+7 900 123-45-67")
-    await expect(screen["get-code"]).to_be_enabled()
-    await screen.ask_code("")
-    await expect(screen["problem"]).not_to_contain_text("+7 900")
-    await screen.shows("problem")
-    await screen.ask_code(f"+{salon.number}")
-    await screen.shows("code")
-    await screen.hides("problem")
-
-
-async def test_it_speaks_the_language_that_its_token_names(
-    opened: Opening, salon: SalonUnderTest
-):
-    screen = await opened(salon.token(language="en"))
-    await screen.shows("status", "Scan the QR")
-    await expect(screen.page).to_have_title(re.compile("Connect WhatsApp"))
+    await expect(screen["link-root"]).to_have_attribute("data-status", "pairing")
+    # The automatic QR is under way; the page with the form speaks of the number.
+    await expect(screen["qr"].locator("svg")).to_be_attached()
+    await screen.shows("status", "Введите номер")
+    await expect(screen["status"]).not_to_contain_text("QR")
+    await screen["by-qr"].click()
+    await screen.shows("qr")
+    await screen.shows("status", "QR")
+    await screen["by-code"].click()
+    await expect(screen["status"]).not_to_contain_text("QR")
+    await screen.shows("phone")
 
 
 async def test_from_the_qr_to_a_code_and_back_is_one_tap(
@@ -235,10 +161,106 @@ async def test_from_the_qr_to_a_code_and_back_is_one_tap(
     await screen.shows("qr")
     await screen["by-code"].click()
     await screen.ask_code(f"+{salon.number}")
-    await screen.shows("code")
+    await screen.code()
     await screen["by-qr"].click()
     await screen.shows("qr")
     await screen.hides("code", "problem")
+
+
+async def test_it_works_with_the_keyboard_alone(opened: Opening, salon: SalonUnderTest):
+    screen = await opened(salon.token(), locale="en-GB")
+    await screen.shows("qr")
+    await screen.ready()
+    keyboard = screen.page.keyboard
+    focused = screen.page.locator(":focus")
+
+    async def tab_to(element_id: str) -> None:
+        for _ in range(12):
+            if (
+                await focused.count()
+                and await focused.get_attribute("id") == element_id
+            ):
+                return
+            await keyboard.press("Tab")
+        raise AssertionError(f"{element_id} is not in reach")
+
+    await tab_to("by-code")
+    await keyboard.press("Enter")
+    await expect(screen["phone"]).to_be_focused()
+    await keyboard.type(f"8{salon.number[1:]}")
+    await keyboard.press("Enter")
+    await screen.code()
+    await expect(screen["code-title"]).to_be_focused()
+    await screen.enter_code(salon)
+    await screen.shows("status", "WhatsApp is connected")
+    await expect(screen["linked-title"]).to_be_focused()
+    await tab_to("reset")
+    await keyboard.press("Enter")
+    await screen.shows("reset-dialog")
+    await screen.is_accessible()
+    await keyboard.press("Escape")
+    await screen.hides("reset-dialog")
+    await expect(screen["reset"]).to_be_focused()
+
+
+# --- what can go wrong ----------------------------------------------------------------
+
+
+async def test_a_number_that_is_none_is_refused_before_anybody_is_asked(
+    opened: Opening, salon: SalonUnderTest
+):
+    screen = await opened(salon.token(), PHONE)
+    await screen.ready()
+    await screen.ask_code("12345")
+    await screen.shows("problem", "+7 900 123-45-67")
+    await expect(screen["phone"]).to_be_focused()
+    await expect(screen["phone"]).to_have_attribute("aria-invalid", "true")
+    await screen.is_accessible()
+    await screen["phone"].fill("")
+    await screen.hides("problem")
+    await screen["get-code"].click()
+    await screen.shows("problem", "Введите номер")
+    await expect(screen["problem"]).not_to_contain_text("+7 900")
+    await screen.ask_code(f"+{salon.number}")
+    await screen.code()
+    await screen.hides("problem")
+
+
+async def test_a_number_without_whatsapp_can_be_corrected(
+    opened: Opening, salon: SalonUnderTest
+):
+    screen = await opened(salon.token(), PHONE)
+    await screen.ready()
+    with salon.world.simulator.fault("hello", answer=404, phone=salon.other_number):
+        await screen.ask_code(f"+{salon.other_number}")
+        await screen.shows("problem", "нет WhatsApp")
+    await screen["problem-first"].click()
+    await expect(screen["phone"]).to_be_focused()
+    await screen.ask_code(f"+{salon.number}")
+    await screen.code()
+    await screen.hides("problem")
+
+
+async def test_too_many_codes_are_a_countdown_and_the_qr_is_offered(
+    opened: Opening, salon: SalonUnderTest
+):
+    screen = await opened(salon.token(), PHONE)
+    await screen.ready()
+    with salon.world.simulator.fault("hello", answer=429, phone=salon.number):
+        await screen.ask_code(f"+{salon.number}")
+        await screen.shows("problem", "Слишком много")
+    await expect(screen["problem-first"]).to_be_disabled()
+    first = await screen.seconds("problem-first")
+    assert 0 < first <= 31
+    await expect(screen["problem-first"]).not_to_contain_text(f":{first:02}")
+    await screen["problem-second"].click()
+    await screen.shows("qr")
+    await screen.hides("problem")
+    await screen["by-code"].click()
+    await screen.shows("problem", "Слишком много")
+    await expect(screen["problem-first"]).to_be_enabled()
+    await screen["problem-first"].click()
+    await screen.code()
 
 
 @pytest.mark.parametrize("token", ["", "not-a-token"])
@@ -247,19 +269,126 @@ async def test_a_page_without_a_valid_token_says_what_to_do(
 ):
     screen = await opened(token)
     await screen.shows("problem", "Откройте")
-    await screen.hides("link", "linked", "lost", "action")
+    await screen.hides("link", "linked", "lost", "action", "state", "problem-first")
+    await screen.is_accessible()
+
+
+async def test_a_page_that_was_closed_shows_the_same_code_again(
+    opened: Opening, salon: SalonUnderTest
+):
+    first = await opened(salon.token(), PHONE)
+    await first.ready()
+    await first.ask_code(f"+{salon.number}")
+    code = await first.code()
+    left = await first.seconds("code-left")
+    await first.page.close()
+    again = await opened(salon.token(), PHONE)
+    assert await again.code() == code
+    assert await again.seconds("code-left") <= left
+    await again.shows("code-phone", salon.number[-2:])
+    await expect(again["phone"]).to_have_value(re.compile(rf"{salon.number[-2:]}$"))
+    await again.enter_code(salon)
+    await again.shows("status", "WhatsApp подключён")
+
+
+async def test_a_page_says_that_it_is_cut_off_and_loses_nothing(
+    opened: Opening, world: World, salon: SalonUnderTest, tmp_path: Path
+):
+    coding = await opened(salon.token(), PHONE)
+    await coding.ready()
+    await coding.ask_code(f"+{salon.number}")
+    code = await coding.code()
+    scanning = await opened(world.salon().token())
+    await scanning.shows("qr")
+    typing = await opened(world.salon().token(), PHONE)
+    await typing.ready()
+    await typing["phone"].press_sequentially("900 555")
+    port = int(world.server.url.rsplit(":", 1)[1])
+    await asyncio.to_thread(world.server.stop)
+    for screen in (coding, scanning, typing):
+        await screen.shows("lost")
+    # A code is entered on the phone and may still be right; an old QR never is.
+    assert await coding.code() == code
+    await coding.seconds("code-left")
+    await scanning.hides("qr")
+    await scanning.shows("qr-wait")
+    await coding.is_accessible()
+    await scanning.page.screenshot(path=tmp_path / "lost.png", full_page=True)
+    # What is asked for while cut off is asked for afterwards.
+    await typing["phone"].press_sequentially("1234")
+    await typing["get-code"].click()
+    world.server = await asyncio.to_thread(world.start, port=port)
+    for screen in (coding, scanning, typing):
+        await screen.hides("lost")
+    await scanning.shows("qr")
+    await expect(typing["phone"]).to_have_value("+7 900 555-12-34")
+    await expect(typing["code"]).to_contain_text("-")
+    # Browsers write it themselves that a server is not there.
+    for screen in (coding, scanning, typing):
+        screen.troubles = [
+            text for text in screen.troubles if "ERR_CONNECTION_REFUSED" not in text
+        ]
+
+
+# --- languages and frames -------------------------------------------------------------
+
+
+async def test_it_speaks_the_language_of_its_token_before_that_of_the_browser(
+    opened: Opening, salon: SalonUnderTest
+):
+    screen = await opened(salon.token(language="en"))
+    await screen.shows("status", "Scan the QR")
+    await expect(screen.page).to_have_title(re.compile("Connect WhatsApp"))
+    foreign = await opened(salon.token(), locale="en-GB")
+    await foreign.shows("status", "Scan the QR")
+
+
+async def test_another_language_loses_neither_token_nor_number_nor_code(
+    opened: Opening, salon: SalonUnderTest
+):
+    screen = await opened(salon.token(), PHONE)
+    await screen.ready()
+    await screen["phone"].press_sequentially("900 123")
+    await screen.page.get_by_label("English").click()
+    await screen.shows("get-code", "Get a code")
+    await expect(screen.page.locator("html")).to_have_attribute("lang", "en")
+    await expect(screen["phone"]).to_have_value("900 123")
+    await screen.ready()
+    await screen.ask_code(f"+{salon.number}")
+    code = await screen.code()
+    await screen.page.get_by_label("Русский").click()
+    await screen.shows("get-code", "Получить код")
+    assert await screen.code() == code
+    await screen.page.reload()
+    assert await screen.code() == code
+
+
+async def test_in_a_partners_frame_of_300_pixels_it_links_and_changes_language(
+    opened: Opening, salon: SalonUnderTest, partner: str
+):
+    address = f"{salon.world.server.url}/marketplace/connect%23token={salon.token()}"
+    screen = await opened("", url=f"{partner}/#{address}")
+    screen.frame = screen.page.frame(name="ours")
+    # It is a desktop, however narrow the frame is.
+    await screen.shows("qr")
+    await screen.fits()
+    await screen.frame.get_by_label("English").click()
+    await screen.shows("status", "Scan the QR")
+    await screen["by-code"].click()
+    await screen.ask_code(f"+{salon.number}")
+    await screen.enter_code(salon)
+    await screen.shows("status", "WhatsApp is connected")
+    await screen.fits()
+
+
+# --- a linked salon -------------------------------------------------------------------
 
 
 async def test_a_reset_asks_first(
-    opened: Opening, world: World, salon: SalonUnderTest, tmp_path: Path
+    opened: Opening, salon: SalonUnderTest, tmp_path: Path
 ):
     screen = await opened(salon.token(), PHONE)
-    await screen.ask_code(f"+{salon.number}")
-    await screen.shows("code")
-    code = await screen["code"].inner_text()
-    await asyncio.to_thread(salon.phone.enter_code, code)
-    await screen.shows("linked")
-
+    await link_by_code(screen, salon)
     await screen["reset"].click()
     await screen.shows("reset-dialog")
     await screen.page.screenshot(path=tmp_path / "dialog.png")
@@ -278,10 +407,7 @@ async def test_a_salon_can_stop_and_connect_again(
     opened: Opening, salon: SalonUnderTest
 ):
     screen = await opened(salon.token(), PHONE)
-    await screen.ask_code(f"+{salon.number}")
-    await screen.shows("code")
-    code = await screen["code"].inner_text()
-    await asyncio.to_thread(salon.phone.enter_code, code)
+    await link_by_code(screen, salon)
     await screen["disconnect"].click()
     await screen.shows("action")
     await screen.shows("status", "приостановлен")
@@ -290,19 +416,56 @@ async def test_a_salon_can_stop_and_connect_again(
     await screen.hides("action", "link")
 
 
-async def test_a_page_says_that_it_is_cut_off_and_comes_back_by_itself(
-    opened: Opening, world: World, salon: SalonUnderTest, tmp_path: Path
+async def test_another_number_takes_over_only_when_it_is_linked(
+    opened: Opening, salon: SalonUnderTest
 ):
-    screen = await opened(salon.token())
-    await screen.shows("qr")
-    port = int(world.server.url.rsplit(":", 1)[1])
-    await asyncio.to_thread(world.server.stop)
-    await screen.shows("lost")
-    await screen.page.screenshot(path=tmp_path / "lost.png", full_page=True)
-    world.server = await asyncio.to_thread(world.start, port=port)
-    await screen.hides("lost")
-    await screen.shows("qr")
-    # Browsers write it themselves that a server is not there.
-    screen.troubles = [
-        text for text in screen.troubles if "ERR_CONNECTION_REFUSED" not in text
-    ]
+    screen = await opened(salon.token(), PHONE)
+    await link_by_code(screen, salon)
+    await screen["change"].click()
+    await expect(screen["phone"]).to_be_focused()
+    await screen.shows("old-link", salon.number[-4:])
+    await screen.ask_code(f"+{salon.other_number}")
+    await screen.code()
+    # Thinking better of it: the old number is back, without a code.
+    await screen["keep"].click()
+    await screen.shows("status", "WhatsApp подключён")
+    await screen.shows("linked-phone", salon.number[-4:])
+
+    await screen["change"].click()
+    await screen.ask_code(f"+{salon.other_number}")
+    code = await screen.code()
+    result = await asyncio.to_thread(salon.other_phone.enter_code, code)
+    assert result["ok"], result
+    await screen.shows("linked-phone", salon.other_number[-4:])
+    await screen.shows("status", "WhatsApp подключён")
+
+
+# --- clocks ---------------------------------------------------------------------------
+
+
+async def test_after_a_code_has_expired_the_next_is_one_tap_away(
+    opened: Opening, world: World, salon: SalonUnderTest
+):
+    screen = await opened(salon.token(), PHONE)
+    await screen.ready()
+    await screen.ask_code(f"+{salon.number}")
+    first = await screen.code()
+    # What the link clock does after its 160 seconds, at once.
+    await asyncio.to_thread(
+        world.query,
+        "UPDATE whatsapp_pairingattempt SET deadline = now() + interval '2 seconds'"
+        " WHERE salon_id = %s AND finished_at IS NULL",
+        salon.pk,
+    )
+    # A page that comes back from WhatsApp asks, and its clock is right again.
+    await screen.page.evaluate(
+        "() => { document.dispatchEvent(new Event('visibilitychange')) }"
+    )
+    await screen.shows("problem", "больше не действует")
+    await screen.hides("code")
+    await screen["problem-first"].click()
+    second = await screen.code()
+    assert second != first
+    await screen.hides("problem")
+    await screen.enter_code(salon)
+    await screen.shows("status", "WhatsApp подключён")

@@ -2,13 +2,16 @@
 // The linking component: what the server says becomes a state, the state is shown, what
 // the person wants is sent. After a reconnect the server says again where things stand.
 
+import { stayAwake } from "./awake.js";
+import { offerCopy, offerSystems } from "./help.js";
 import { PhoneField } from "./phone-field.js";
 import { FLOOD, LOCAL_NUMBER, NO_ANSWER, OF_NUMBER, retryAt } from "./problems.js";
 import { Connection, TOO_MANY } from "./socket.js";
-import { isLinked, isLinking, openAttempt, View } from "./view.js";
+import { isLinked, isLinking, openAttempt } from "./state.js";
+import { View } from "./view.js";
 
-/** @typedef {import("./view.js").State} State */
-/** @typedef {import("./view.js").Status} Status */
+/** @typedef {import("./state.js").State} State */
+/** @typedef {import("./state.js").Status} Status */
 /** @typedef {import("./problems.js").Way} Way */
 
 /**
@@ -18,8 +21,6 @@ import { isLinked, isLinking, openAttempt, View } from "./view.js";
 
 const ANSWER_MS = 25_000;
 const GRACE_MS = 5_000; // on top of the server's own deadline
-const LOOK_MS = 20_000;
-const COPIED_MS = 3_000;
 const LIVE = ["shown", "entered"];
 
 /** On a phone the QR would have to be scanned by the very phone that shows it. */
@@ -218,6 +219,7 @@ export const start = (root, { token, phone, language, kept }) => {
       if (fresh && !(typing && document.activeElement === get("phone"))) view.focus(["code-title"]);
     },
     "pairing-code-error"(data) {
+      if (state.asking !== "qr") state.way = "code";
       fail(data.code, data, "code");
     },
     "whatsapp-connected"(data) {
@@ -357,64 +359,15 @@ export const start = (root, { token, phone, language, kept }) => {
     onClick(id, () => remedy[get(id).dataset.remedy]?.());
   }
 
-  onClick("copy", async () => {
-    const text = get("code").textContent.replace("-", "");
-    try {
-      await navigator.clipboard.writeText(text);
-    } catch {
-      // In a foreign frame the clipboard may be closed: the selection still can be copied.
-      getSelection()?.selectAllChildren(get("code"));
-      if (!document.execCommand("copy")) return;
-    }
-    view.say("copy", view.word("copied"));
-    setTimeout(() => view.say("copy", view.word("copy")), COPIED_MS);
-  });
-
-  /** @param {string} system */
-  const showSystem = (system) => {
-    dataset.system = system;
-    for (const button of root.querySelectorAll("[data-system]")) {
-      const own = /** @type {HTMLElement} */ (button).dataset.system === system;
-      button.setAttribute("aria-pressed", String(own));
-    }
-  };
-  for (const button of root.querySelectorAll("button[data-system]")) {
-    button.addEventListener("click", () =>
-      showSystem(/** @type {HTMLElement} */ (button).dataset.system ?? ""), { signal });
-  }
-
-  // --- clocks, sleep and the network --------------------------------------------------
-
-  const looked = { at: Date.now(), codeEnded: 0 };
-  const ticker = setInterval(() => {
-    view.tick(state);
-    const now = Date.now();
-    if (state.code && state.code.until <= now && looked.codeEnded !== state.code.until) {
-      looked.codeEnded = state.code.until;
-      if (state.link === "up") connection.check();
-      else fail("CODE_EXPIRED", { message: view.word("code-over") }, "code");
-    }
-    // While somebody waits, a connection that died unnoticed must not go unnoticed.
-    if (openAttempt(state) && !document.hidden && now - looked.at > LOOK_MS) {
-      looked.at = now;
-      connection.check();
-    }
-  }, 1000);
-
-  const wake = () => {
-    if (document.hidden || state.link === "over") return;
-    view.tick(state);
-    looked.at = Date.now();
-    connection.check();
-  };
-  addEventListener("online", wake, { signal });
-  addEventListener("pageshow", wake, { signal });
-  document.addEventListener("visibilitychange", wake, { signal });
-  addEventListener("offline", () => connection.cut(), { signal });
+  offerCopy(view, signal);
+  offerSystems(root, kept?.system ?? "", signal);
+  stayAwake(state, connection, {
+    tick: () => view.tick(state),
+    codeEnded: () => fail("CODE_EXPIRED", { message: view.word("code-over") }, "code"),
+  }, signal);
 
   // --- start --------------------------------------------------------------------------
 
-  showSystem(kept?.system || (/iPhone|iPad|Macintosh/.test(navigator.userAgent) ? "iphone" : "android"));
   if (kept?.phone) get("phone").value = kept.phone;
   field.offer(phone || dataset.phone || "");
   fetch(dataset.regions ?? "", { signal })
@@ -436,7 +389,6 @@ export const start = (root, { token, phone, language, kept }) => {
   return {
     stop: () => {
       leaving.abort();
-      clearInterval(ticker);
       clearTimeout(answerTimer);
       connection.end();
       return {

@@ -27,10 +27,11 @@
  */
 
 const INVISIBLE = /\p{Cf}/gu;
-const ALLOWED = /^[\d\s()+./\-–—·]*$/;
+const ALLOWED = /^[\d\s()+./\-·]*$/;
 
-/** @param {string} text @returns {string} the text with its digits as 0-9 */
-export const clean = (text) => text.normalize("NFKC").replace(INVISIBLE, "").replace(/^tel:/i, "").trim();
+/** @param {string} text @returns {string} the text with its digits as 0-9 and plain dashes */
+export const clean = (text) =>
+  text.normalize("NFKC").replace(INVISIBLE, "").replace(/\p{Pd}/gu, "-").replace(/^tel:/i, "").trim();
 
 /** @param {string} text */
 export const digitsOf = (text) => clean(text).replace(/\D/g, "");

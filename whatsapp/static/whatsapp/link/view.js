@@ -3,35 +3,11 @@
 // live regions quiet when nothing is new.
 
 import { OF_NUMBER, remedies } from "./problems.js";
+import { isLinked, isLinking, openAttempt } from "./state.js";
 
+/** @typedef {import("./state.js").State} State */
 /** @typedef {import("./problems.js").Way} Way */
-/** @typedef {import("./problems.js").Problem} Problem */
 
-/**
- * @typedef {object} Status the data of the server's event
- * @property {string} status
- * @property {string | null} phone
- * @property {string | null} since
- * @property {{kind: Way, stage: string, expiresIn: number} | null} attempt
- * @property {string | null} reason
- * @property {string} message
- * @property {string | null} action
- *
- * @typedef {object} State
- * @property {"waiting" | "up" | "lost" | "over"} link how the connection to us fares
- * @property {Status | null} status
- * @property {string} news said by the server beside the status
- * @property {Way} way what is on the screen
- * @property {Way | ""} asking for what an answer is awaited
- * @property {{text: string, phone: string, until: number} | null} code
- * @property {{svg: string, until: number} | null} qr
- * @property {Problem | null} problem
- * @property {boolean} changing a linked salon wants another number
- */
-
-const LINKED = ["connecting", "open", "degraded", "reconnecting", "stopped", "replaced",
-  "banned", "outdated", "needs_attention"];
-const UNLINKED = ["unlinked", "pairing", "logged_out", "needs_attention"];
 const STAGES = ["requested", "shown", "entered", "finishing", "linked"];
 
 /** @type {Record<string, [icon: string, tone: string]>} */
@@ -56,20 +32,6 @@ export const clock = (ms) => {
   return `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
 };
 
-/** @param {State} state */
-export const openAttempt = ({ status }) =>
-  status?.status === "pairing" ? status.attempt : null;
-
-/** @param {State} state */
-export const isLinked = ({ status }) =>
-  Boolean(status?.phone) && LINKED.includes(status?.status ?? "");
-
-/** @param {State} state @param {string[]} may whether a phone can be linked on this screen */
-export const isLinking = (state, may) =>
-  may.includes("link") && state.link !== "over" && state.status !== null
-  && openAttempt(state)?.stage !== "finishing"
-  && (UNLINKED.includes(state.status.status) || state.changing);
-
 export class View {
   /**
    * @param {HTMLElement} root
@@ -82,6 +44,7 @@ export class View {
     this.login = login;
     this.language = language;
     this.write = write;
+    this.homeless = false;
     /** @type {Record<string, string>} */
     this.words = {};
     for (const item of root.querySelectorAll("[data-word]")) {
@@ -112,16 +75,14 @@ export class View {
 
   /** @param {State} state */
   render(state) {
-    const focused = /** @type {HTMLElement | null} */ (document.activeElement);
+    const focused = document.activeElement;
     this.#state(state);
     this.#steps(state);
     this.#linked(state);
     this.#link(state);
     this.#problem(state);
     this.tick(state);
-    const lost = focused && focused !== document.body && this.root.contains(focused)
-      && focused.getClientRects().length === 0;
-    if (lost) this.focus(["problem-text", "code-title", "linked-title", "link-title"]);
+    this.#settleFocus(focused);
   }
 
   /** The clocks, every second. @param {State} state */
@@ -134,7 +95,7 @@ export class View {
     this.show("what-next", codeLeft <= 0);
     this.get("get-code").classList.toggle("main", codeLeft <= 0);
     this.say("code", codeLeft > 0 ? code?.text ?? "" : "");
-    this.say("code-title", codeLeft > 0 ? this.word("code-for", { phone: this.write(code?.phone ?? "") }) : "");
+    this.say("code-phone", codeLeft > 0 ? this.write(code?.phone ?? "") : "");
     this.say("code-left", codeLeft > 0 ? this.word("left", { time: clock(codeLeft) }) : "");
     this.show("qr", qrLeft > 0);
     this.show("qr-left", qrLeft > 0);
@@ -150,17 +111,33 @@ export class View {
    * @param {string[]} ids
    */
   focus(ids) {
-    if (!document.hasFocus()) return;
+    if (!document.hasFocus()) return false;
     const target = ids.map((id) => this.get(id)).find((one) => one.getClientRects().length > 0);
-    if (!target) return;
+    if (!target) return false;
     if (!target.matches("input, button, [tabindex]")) target.tabIndex = -1;
     target.focus();
+    return true;
+  }
+
+  /**
+   * Where what had the focus is gone, it goes on to what has come instead, now or later.
+   *
+   * @param {Element | null} focused before the change
+   */
+  #settleFocus(focused) {
+    const gone = focused !== document.body && this.root.contains(focused)
+      && focused?.getClientRects().length === 0;
+    this.homeless = gone || (this.homeless && document.activeElement === document.body);
+    if (this.homeless && this.focus(["problem-text", "code-title", "linked-title", "link-title"])) {
+      this.homeless = false;
+    }
   }
 
   /** @param {State} state */
   #state(state) {
     const { status, link } = state;
-    const [icon, tone] = LOOKS[status?.status ?? ""] ?? ["wait", "busy"];
+    const wrong = status?.status === "open" && status.reason === "WRONG_PHONE_LINKED";
+    const [icon, tone] = wrong ? ["warning", "warn"] : LOOKS[status?.status ?? ""] ?? ["wait", "busy"];
     this.show("state", link !== "over");
     this.show("lost", link === "lost");
     this.root.dataset.status = status?.status ?? "";
@@ -238,6 +215,7 @@ export class View {
     const shown = Boolean(action) && right && state.link !== "over" && !isLinking(state, this.may);
     const button = this.get("action");
     button.dataset.event = action;
+    button.className = reset ? "danger" : "main";
     this.say("action", reset ? this.word("do-reset")
       : action === "request-qr" ? this.word(linked ? "resume" : "do-qr") : this.word("get-code"));
     this.show("action", shown);
@@ -311,6 +289,7 @@ export class View {
       this.get(id).dataset.remedy = remedy;
       this.get(id).dataset.label = remedy && problem ? this.#label(remedy, problem.way) : "";
       this.say(id, this.get(id).dataset.label);
+      this.get(id).classList.toggle("main", at === 0 && remedy === "again");
       this.show(id, Boolean(remedy));
     });
   }
