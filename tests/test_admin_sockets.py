@@ -856,6 +856,39 @@ async def test_the_admin_works_without_the_channel_layer(
         assert await listing.closed() == 4403
 
 
+async def test_redis_brings_the_admin_what_other_processes_did(
+    salon, owner, settings, redis_server
+):
+    settings.WHATSAPP_LOOK_INTERVAL = 1000.0  # not by the look
+    settings.CHANNEL_LAYERS = {
+        "default": {
+            "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+            "CONFIG": {"hosts": [redis_server.url]},
+        }
+    }
+    epoch = await call(link, salon)
+    async with (
+        opened_by(owner, salon_path(salon)) as page,
+        opened_by(owner, STATUS_PATH) as listing,
+    ):
+        await page.until("whatsapp-connected")
+        await listing.send("watch", salons=[salon.pk])
+        await listing.until("salon-statuses")
+        await call(sessions.record, salon, epoch, "reconnecting", "428")
+        await page.until("status", status="reconnecting")
+        data = await listing.until("salon-statuses")
+        assert data["salons"][0]["status"] == "reconnecting"
+        await page.send("request-pairing-code", phoneNumber=OTHER_PHONE)
+        await page.until("status", status="pairing")
+        await call(show_code, salon)
+        await page.until("pairing-code")
+    async with opened_by(owner, STATUS_PATH) as listing:  # and after a pause
+        await listing.send("watch", salons=[salon.pk])
+        await listing.until("salon-statuses")
+        await call(sessions.disconnect, salon, "command")
+        await listing.until("salon-statuses")
+
+
 async def test_the_admin_learns_by_the_look_what_another_process_did(
     salon, owner, often
 ):

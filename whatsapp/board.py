@@ -6,8 +6,8 @@ whatever is heard or read makes a state newer, and the lists that show it are to
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Protocol, TypeAlias
 
 import orjson
 from django.utils import translation
@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 0.25
 """Changes that come within it are told in one frame: gateways restart all at once."""
+
+
+Read: TypeAlias = Callable[[list[int]], Awaitable[dict[int, Snapshot]]]
 
 
 class ListPage(Protocol):
@@ -39,6 +42,7 @@ class Board:
         self._states: dict[int, Snapshot] = {}
         self._rows: dict[int, dict[str, bytes]] = {}
         self._pending: dict[ListPage, set[int]] = {}
+        self._waiting: set[ListPage] = set()
         self._news = asyncio.Event()
         self._somebody = asyncio.Event()
         self._listener = Listener(self._groups, self._hear, troubles)
@@ -53,16 +57,38 @@ class Board:
 
     async def remove(self, page: ListPage) -> None:
         """Remove a list."""
-        self.watch(page, ())
+        self._set(page, frozenset())
         del self._lists[page]
+        self._pending.pop(page, None)
         if not self._lists:
             await self._listener.leave(events.LISTS_GROUP)
 
-    def watch(self, page: ListPage, salon_pks: Iterable[int]) -> None:
-        """Let a list show these salons, in place of those before."""
+    async def watch(self, page: ListPage, salon_pks: list[int], read: Read) -> None:
+        """Let a list show these salons, in place of those before, and tell it them all.
+
+        Changes are heard from before the states are read, so that none is lost; the
+        list is told none of them before it is told everything.
+
+        Args:
+            page: the list.
+            salon_pks: what it may show of what it asked for.
+            read: returns the states of salons.
+        """
+        self._set(page, frozenset(salon_pks))
+        self._waiting.add(page)
+        try:
+            self.learn((await read(salon_pks)).values())
+            self._pending.pop(page, None)
+            rows = self._rows_of(page, self._lists.get(page, ()))
+            await page.show(_frame(rows))
+        finally:
+            self._waiting.discard(page)
+            self._news.set()
+
+    def _set(self, page: ListPage, now: frozenset[int]) -> None:
         if page not in self._lists:
-            return
-        before, now = self._lists[page], frozenset(salon_pks)
+            return  # it has left
+        before = self._lists[page]
         self._lists[page] = now
         for pk in now - before:
             self._shown.setdefault(pk, set()).add(page)
@@ -79,7 +105,7 @@ class Board:
         shown = self._lists.get(page, frozenset())
         kept = frozenset(pk for pk in shown if still(pk))
         if kept != shown:
-            self.watch(page, kept)
+            self._set(page, kept)
 
     def known(self) -> dict[int, int]:
         """Return the revision of each salon that is shown; -1: nothing is known."""
@@ -150,21 +176,16 @@ class Board:
         while True:
             await self._news.wait()
             self._news.clear()
-            pending, self._pending = self._pending, {}
-            for page, pks in pending.items():
+            for page in list(self._pending):
+                if page in self._waiting:
+                    continue
                 try:
-                    rows = self._rows_of(page, pks)
+                    rows = self._rows_of(page, self._pending.pop(page, ()))
                     if rows:
                         await page.show(_frame(rows))
                 except Exception:  # one list must not keep the others waiting
                     logger.exception("A list could not be told.")
             await asyncio.sleep(FLUSH_SECONDS)
-
-    async def show_all(self, page: ListPage) -> None:
-        """Tell a list the state of everything that it shows."""
-        self._pending.pop(page, None)
-        rows = self._rows_of(page, self._lists.get(page, frozenset()))
-        await page.show(_frame(rows))
 
     def _rows_of(self, page: ListPage, pks: Iterable[int]) -> list[bytes]:
         # What a list may show can have shrunk since these became news.

@@ -37,8 +37,9 @@ S = TypeVar("S")
 
 SOCKETS_PER_SALON = 20
 CONNECTS_PER_MINUTE = 30
-SOCKETS_PER_USER = 30
-STAFF_CONNECTS_PER_MINUTE = 60
+# Each page of the admin has one or two, and people look into one salon after another.
+SOCKETS_PER_USER = 50
+STAFF_CONNECTS_PER_MINUTE = 120
 WATCHED_SECONDS = 20.0
 
 # Not the one thread that Channels shares among all consumers: a salon whose row is

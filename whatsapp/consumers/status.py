@@ -6,6 +6,7 @@ from whatsapp import consumers, events
 from whatsapp.consumers.base import Data, Handler
 from whatsapp.consumers.staff import StaffSocket
 from whatsapp.errors import ErrorCode, WhatsAppError
+from whatsapp.events import Snapshot
 from whatsapp.roles import Action
 from whatsapp.services import logins
 from whatsapp.services.logins import Rights
@@ -42,11 +43,11 @@ class SessionStatusConsumer(StaffSocket):
         asked = _salon_pks(data.get("salons"))
         await self._check()
         visible = await database(logins.visible, self.login, asked)
-        board = watcher().board
-        # Told of changes from before the states are read, so that none is lost.
-        board.watch(self, visible)
-        board.learn((await database(events.snapshots, visible)).values())
-        await board.show_all(self)
+        await watcher().board.watch(self, visible, _read)
+
+
+async def _read(salon_pks: list[int]) -> dict[int, Snapshot]:
+    return await database(events.snapshots, salon_pks)
 
 
 def _salon_pks(value: Any) -> list[int]:
