@@ -155,14 +155,27 @@ def numbering_plan() -> list[Region]:
     return [region for region in plan if region[-1]]
 
 
+def dialling_abroad(region: str) -> str:
+    """Return a pattern of what is dialled before a foreign number: 810 in Russia."""
+    metadata: Any = PhoneMetadata.metadata_for_region(region)
+    return metadata.international_prefix or "00"
+
+
+def stateless_codes() -> list[str]:
+    """Return the calling codes that belong to no country: satellites and the like."""
+    regions = phonenumbers.COUNTRY_CODE_TO_REGION_CODE
+    return [str(code) for code, of in regions.items() if of == ("001",)]
+
+
 def _region(region: str) -> Region:
     metadata: Any = PhoneMetadata.metadata_for_region(region)
     code = str(metadata.country_code)
     general = metadata.general_desc
-    local = general.possible_length_local_only
+    # Some plans turn a local number into a whole one.
+    local = 0 if metadata.national_prefix_transform_rule else SHORTEST_PLAUSIBLE
     lengths = {
         *general.possible_length,
-        *(n for n in local if len(code) + n >= SHORTEST_PLAUSIBLE),
+        *(n for n in general.possible_length_local_only if len(code) + n >= local),
     }
     trunk = metadata.national_prefix or ""
     simple = metadata.national_prefix_for_parsing in (None, trunk)

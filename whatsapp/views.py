@@ -52,6 +52,11 @@ def regions(_request: HttpRequest) -> HttpResponse:
     """Tell the page's phone field how the world's numbers look."""
     home = settings.WHATSAPP_DEFAULT_REGION
     return JsonResponse(
-        {"home": home, "regions": phones.numbering_plan()},
+        {
+            "home": home,
+            "regions": phones.numbering_plan(),
+            "abroad": phones.dialling_abroad(home),
+            "stateless": phones.stateless_codes(),
+        },
         json_dumps_params={"separators": (",", ":")},
     )

@@ -38,7 +38,7 @@ export class PhoneField {
     select.addEventListener("change", () => this.#chosen(), { signal });
   }
 
-  /** @param {{home: string, regions: any[][]}} table @param {string} country that was chosen before */
+  /** @param {import("./phone-number.js").Table} table @param {string} country that was chosen before */
   learn(table, country) {
     this.#plan = new NumberingPlan(table);
     const options = [...this.#plan.regions.values()]

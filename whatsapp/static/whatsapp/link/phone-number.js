@@ -16,6 +16,8 @@
  * @property {string} example a national number, as it is written
  * @property {string[]} shapes how numbers are written, mobile first: "### ###-##-##"
  *
+ * @typedef {{home: string, abroad: string, regions: any[][], stateless: string[]}} Table
+ *
  * @typedef {"empty" | "letters" | "short" | "long" | "country"} Trouble
  *
  * @typedef {object} Reading
@@ -51,9 +53,11 @@ const fill = (shape, digits) => {
 };
 
 export class NumberingPlan {
-  /** @param {{home: string, regions: any[][]}} table */
+  /** @param {Table} table */
   constructor(table) {
     this.home = table.home;
+    this.abroad = new RegExp(`^(?:${table.abroad})`);
+    this.stateless = table.stateless;
     /** @type {Map<string, Region>} */
     this.regions = new Map();
     /** @type {Map<string, Region[]>} */
@@ -107,9 +111,13 @@ export class NumberingPlan {
     return region.lengths.includes(national.length) && region.pattern.test(national);
   }
 
-  /** @param {Region} region @param {string} national @returns {string[]} with and without the trunk prefix */
-  #forms({ trunk }, national) {
-    return trunk && national.startsWith(trunk)
+  /**
+   * With and without the trunk prefix, where nothing else is dialled with it.
+   *
+   * @param {Region} region @param {string} national @returns {string[]}
+   */
+  #forms({ trunk, slack }, national) {
+    return trunk && !slack && national.startsWith(trunk)
       ? [national, national.slice(trunk.length)] : [national];
   }
 
@@ -120,7 +128,7 @@ export class NumberingPlan {
     const most = Math.max(...lengths);
     const forms = this.#forms(region, national);
     if (forms.some(({ length }) => lengths.includes(length))) return null;
-    if (slack && national.length > most && national.length <= most + slack) return null;
+    if (slack && national.length >= least && national.length <= most + slack) return null;
     return forms[forms.length - 1].length < least ? "short" : "long";
   }
 
@@ -144,7 +152,10 @@ export class NumberingPlan {
   /** @param {Reading} reading @param {string} digits @param {string} present @returns {Reading} */
   #international(reading, digits, present) {
     const parts = this.split(digits, present);
-    if (!parts) return { ...reading, trouble: digits.length < 4 ? "short" : "country" };
+    if (!parts) {
+      if (this.stateless.some((code) => digits.startsWith(code))) return reading;
+      return { ...reading, trouble: digits.length < 4 ? "short" : "country" };
+    }
     const { region } = parts;
     const trouble = this.#length(region, parts.national);
     const national = this.#forms(region, parts.national)
@@ -160,6 +171,7 @@ export class NumberingPlan {
    */
   #bare(reading, digits, present) {
     const own = this.region(present);
+    if (own.id === this.home && this.abroad.test(digits)) return { ...reading, region: own };
     const national = this.#forms(own, digits).reverse()
       .map((form) => this.#international(reading, own.code + form, present));
     const whole = this.#international(reading, digits, present);
@@ -171,7 +183,8 @@ export class NumberingPlan {
     const [first, ...others] = valid.length ? valid : possible;
     if (first) {
       // At home the server knows better what a number without a plus means.
-      const open = !this.isUsual(first) || others.some(({ send }) => send !== first.send);
+      const rivals = first.region?.code === own.code ? others : possible;
+      const open = !this.isUsual(first) || rivals.some(({ send }) => send !== first.send);
       return own.id === this.home && open ? { ...reading, region: own } : first;
     }
     const home = this.region(this.home);
