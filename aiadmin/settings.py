@@ -228,6 +228,10 @@ _ICON = (
     "2 0 0 1 2 2v8a2 2 0 0 1-2 2H14l-5 4v-4H8a2 2 0 0 1-2-2v-8a2 2 0 0 1 2-2z' "
     "fill='white'/%3E%3C/svg%3E"
 )
+# Whoever comes to the login by itself is led to the first page.
+LOGIN_URL = "admin:login"
+LOGIN_REDIRECT_URL = "admin:index"
+
 UNFOLD: dict[str, Any] = {
     "SITE_TITLE": "AI Admin",
     "SITE_HEADER": "AI Admin",

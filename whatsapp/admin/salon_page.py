@@ -327,6 +327,7 @@ class SalonPageAdmin(OwnRowsAdmin):
         story = timeline.page(salon, request.GET.get("older", ""), HISTORY_SIZE)
         context = {
             **self._frame(request, salon, _("What happened")),
+            "status_socket": cells.SOCKET,
             "story": _story(story),
             "is_older": "older" in request.GET,
         }
@@ -468,7 +469,6 @@ class SalonPageAdmin(OwnRowsAdmin):
         }
         response = TemplateResponse(request, "admin/whatsapp/salon/link.html", context)
         response.headers["Cache-Control"] = "no-store"
-        response.headers["Referrer-Policy"] = "no-referrer"
         return response
 
     def _missing(self, request: HttpRequest, object_id: str) -> HttpResponse:
@@ -595,7 +595,8 @@ def _archive(salon: Salon, allowed: frozenset[Action]) -> list[dict[str, Any]]:
             "phone": mask_phone(entry.phone) or cells.NOTHING,
             "when": cells.time(entry.archived_at),
             "why": words.archived(entry.reason),
-            "until": cells.time(entry.purge_at),
+            # In the future, which the script does not put into words.
+            "until": cells.absolute(entry.purge_at),
             "address": reverse(
                 "admin:whatsapp_salon_restore", args=[salon.pk, entry.pk]
             ),

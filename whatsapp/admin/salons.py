@@ -110,6 +110,11 @@ class SalonAdmin(SalonPageAdmin):
             *super().get_urls(),
         ]
 
+    def get_list_display(self, request: HttpRequest) -> list[Any]:
+        """Return the columns; gateways are nothing to the salons' own staff."""
+        shown = list(self.list_display)
+        return shown if is_support(request) else [c for c in shown if c != "owner"]
+
     def get_list_filter(self, request: HttpRequest) -> list[Any]:
         """Return the filters; gateways are nothing to the salons' own staff."""
         return [StatusFilter, OwnerFilter] if is_support(request) else [StatusFilter]

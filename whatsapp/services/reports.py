@@ -155,7 +155,7 @@ SILENT_SECONDS = 180
 RECENT_DAYS = 7
 """A logout is news for so long; then the salon has simply left."""
 
-ATTENTION_LIMIT = 50
+ATTENTION_LIMIT = 25
 OUTCOMES = ("linked", "failed", "expired", "cancelled", "open")
 """What attempts come to; superseded ones are cancelled, too."""
 

@@ -43,7 +43,7 @@ _ARCHIVED: dict[str, Promise] = {
 _ACTIONS: dict[str, Promise] = {
     "bulk_disconnect": _("Stopped several salons at once"),
     "bulk_reconnect": _("Connected several salons anew at once"),
-    "connect": _("Connected"),
+    "connect": _("Asked to connect"),
     "disconnect": _("Stopped the connection"),
     "link_issued": _("Issued a link to the linking page"),
     "link_refused": _("WhatsApp refused the new link; the former one is back"),
