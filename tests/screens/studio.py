@@ -71,6 +71,7 @@ class Studio:
     def __init__(self, world: World, browser: Browser, folder: Path) -> None:
         self.world = world
         self.salon: SalonUnderTest | None = None
+        self.salons: list[SalonUnderTest] = []
         self.cleanups: list[Callable[[], Awaitable[object]]] = []
         self._browser = browser
         self._folder = folder
@@ -99,7 +100,7 @@ class Studio:
         finally:
             while self.cleanups:
                 await self.cleanups.pop()()
-        await self._compose(state.name, pictures)
+        await self._compose(state.name, pictures, is_wide=bool(state.user))
 
     async def _context(self, state: State, view: View) -> BrowserContext:
         context = await self._browser.new_context(
@@ -122,17 +123,24 @@ class Studio:
             [{"name": "sessionid", "value": self._cookies[user], "url": url}]
         )
 
-    async def _compose(self, name: str, pictures: list[bytes]) -> None:
+    async def _compose(
+        self, name: str, pictures: list[bytes], *, is_wide: bool
+    ) -> None:
+        kind = "wide" if is_wide else ""
         images = "".join(
             f'<img src="data:image/png;base64,{base64.b64encode(picture).decode()}"'
-            f' class="{"phone" if view.is_phone else "desktop"}">'
+            f' class="{"phone" if view.is_phone else "desktop"} {kind}">'
             for view, picture in zip(VIEWS, pictures, strict=True)
         )
-        page = await self._browser.new_page(viewport={"width": 1480, "height": 600})
+        page = await self._browser.new_page(
+            viewport={"width": 2280 if is_wide else 1480, "height": 500}
+        )
         await page.set_content(
             "<style>body{margin:12px;background:#888;font:16px sans-serif;display:flex;"
             "gap:12px;align-items:flex-start}h1{display:none}"
-            ".phone{width:250px}.desktop{width:460px}</style>"
+            "img{max-height:1100px;object-fit:cover;object-position:top}"
+            ".phone{width:250px}.desktop{width:460px}"
+            ".phone.wide{width:230px}.desktop.wide{width:880px}</style>"
             f"<title>{html.escape(name)}</title>{images}"
         )
         await page.screenshot(path=self._folder / f"{name}.png", full_page=True)
