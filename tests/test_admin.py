@@ -573,8 +573,14 @@ def test_a_reset_wants_the_salon_id_typed():
 def test_to_ask_changes_nothing():
     salon = linked()
     client = client_as("owner", salon)
-    for route in ("reconnect/", "disconnect/", "reset/", "link/"):
-        assert client.get(page_of(salon, route)).status_code == 200
+    for route, words in (
+        ("reconnect/", "Подключить заново"),
+        ("disconnect/", "Остановить"),
+        ("reset/", "Сбросить привязку"),
+        ("link/", "Выдать ссылку"),
+    ):
+        html = client.get(page_of(salon, route)).content.decode()
+        assert re.search(rf"<button[^>]*submit[^>]*>\s*{words}\s*</button>", html)
     assert not AuditEvent.objects.exists()
     assert status_of(salon) == "open"
 

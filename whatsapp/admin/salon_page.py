@@ -507,7 +507,7 @@ class SalonPageAdmin(OwnRowsAdmin):
             "cells": _cells(salon),
             "status_socket": cells.SOCKET,
             "sentences": sentences,
-            "submit": submit,
+            "submit_label": submit,
             "form": form,
             "is_dangerous": is_dangerous,
         }
