@@ -149,11 +149,13 @@ export class View {
 
   /** The server's words, except where they speak of what is not on the screen. @param {State} state */
   #sentence(state) {
-    const { status, way, asking, news } = state;
+    const { link, status, way, asking, news } = state;
     if (!status) return this.word("waiting");
     if (asking) return this.word(`asking-${asking}`);
     if (!this.may.includes("link")) return status.message;
     const attempt = openAttempt(state);
+    // The QR is hidden then: see #qr.
+    if (link === "lost" && way === "qr" && attempt?.kind === "qr") return this.word("waiting");
     const moving = attempt && (attempt.kind === way || !["requested", "shown"].includes(attempt.stage));
     if (status.status === "pairing" && !moving) return this.word(`idle-${way}`);
     if (news) return news;
