@@ -868,6 +868,66 @@ def test_the_audit_is_exported_of_ones_own_salons():
     assert len(_csv(client_as("support").get(address))) == 4
 
 
+# --- nonsense -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "p=x",
+        "p=99999",
+        "o=99.-x",
+        "all=1",
+        "q=%00",
+        "status=%00",
+        "status=unheard",
+        "owner=%00",
+        "owner=nobody",
+        "action=%00",
+        "kind__exact=%00",
+        "stage=unheard",
+        "salon=x",
+        "user=99999999999999999999999",
+        "salon__id__exact=99999999999999999999999",
+        "salon__id=%00",
+        "at__year=x",
+        "at__year=99999",
+        "at__year=2026&at__month=13",
+        "at__year=2026&at__month=2&at__day=31",
+        "at__gte=x",
+        "e=1",
+        "role=god",
+        "s=x&page=x",
+        "s=x&page=99",
+        "older=x",
+        "_to_field=x",
+        "_popup=1",
+        "unheard=1",
+    ],
+)
+def test_nonsense_breaks_nothing(query):
+    linked()
+    client = client_as(SUPERUSER)
+    for _name, route in admin_routes():
+        if "<" in route or "(?P" in route or route.endswith("/logout/"):
+            continue
+        answer = client.get(f"{route}?{query}")
+        if answer.streaming:
+            assert b"".join(answer.streaming_content)
+        assert answer.status_code in (200, 302, 400, 403, 404, 405), route
+
+
+@pytest.mark.parametrize("pk", ["x", "0", "-1", "9" * 40, "1_2F2", "1;1", "_00", "%00"])
+def test_a_name_that_is_none_is_missing(pk):
+    client = client_as(SUPERUSER)
+    for _name, route in admin_routes():
+        if "<path:object_id>" not in route or "auth/user" in route:
+            continue
+        address = route.replace("<int:entry_id>", "1").replace("<path:object_id>", pk)
+        for answer in (client.get(address), client.post(address)):
+            assert answer.status_code in (302, 403), address
+
+
 # --- the first page -------------------------------------------------------------------
 
 
@@ -977,6 +1037,18 @@ def test_roles_that_make_no_sense_are_not_given(data):
     answer = client_as(SUPERUSER).post("/admin/whatsapp/membership/add/", whole)
     assert answer.status_code == 200
     assert not Membership.objects.filter(user=user).exists()
+
+
+def test_a_role_at_a_salon_does_not_become_support():
+    user = make_user("staff", make_salon())
+    membership = Membership.objects.get(user=user)
+    answer = client_as(SUPERUSER).post(
+        f"/admin/whatsapp/membership/{membership.pk}/change/", {"role": "support"}
+    )
+    assert answer.status_code == 200
+    assert answer.context["errors"]
+    membership.refresh_from_db()
+    assert membership.role == "staff"
 
 
 def test_superusers_manage_users_and_that_is_recorded():

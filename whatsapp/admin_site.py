@@ -7,7 +7,8 @@ from typing import Any, cast
 from django.contrib.admin.views.autocomplete import AutocompleteJsonView
 from django.contrib.auth.forms import AuthenticationForm as DjangoAuthenticationForm
 from django.contrib.auth.models import User
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import PermissionDenied, SuspiciousOperation
+from django.core.paginator import InvalidPage
 from django.db import transaction
 from django.http import (
     HttpRequest,
@@ -112,6 +113,11 @@ class Site(UnfoldAdminSite):  # type: ignore[misc]  # unfold is untyped
         """Let a view answer a refusal with a page of the admin."""
 
         def inner(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+            # PostgreSQL has no such text, and would say so from anywhere.
+            if any(
+                "\0" in text for values in request.GET.lists() for text in values[1]
+            ):
+                raise SuspiciousOperation("A parameter with a NUL.")
             try:
                 return view(request, *args, **kwargs)
             except PermissionDenied:
@@ -136,6 +142,16 @@ class Site(UnfoldAdminSite):  # type: ignore[misc]  # unfold is untyped
                 page = reverse("admin:whatsapp_salon_change", args=mine)
                 return HttpResponseRedirect(page)
         answer: HttpResponse = super().index(request, extra_context)
+        return answer
+
+    def search(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """Find pages of the menu; a number that is none of their list finds nothing."""
+        try:
+            answer: HttpResponse = super().search(request, extra_context)
+        except (ValueError, InvalidPage):
+            return HttpResponse()
         return answer
 
     def autocomplete_view(self, request: HttpRequest) -> HttpResponseBase:

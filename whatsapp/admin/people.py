@@ -50,9 +50,13 @@ class MembershipForm(MembershipModelForm):
         cleaned: dict[str, Any] = super().clean() or self.cleaned_data
         salon = cleaned.get("salon", self.instance.salon)
         role = cleaned.get("role")
-        # What does not fit together at all, the table says better.
-        fits = role and (role == Role.SUPPORT) == (salon is None)
-        if fits and role not in staff.grantable(self.by, salon):
+        # What does not fit together at all, the table says better, of a new one.
+        fits = (role == Role.SUPPORT) == (salon is None)
+        if (
+            role
+            and (fits or self.instance.pk)
+            and role not in staff.grantable(self.by, salon)
+        ):
             raise ValidationError(_("You may not give this role."))
         return cleaned
 
@@ -93,6 +97,15 @@ class MembershipAdmin(OwnRowsAdmin):
                 request.user, Action.MANAGE_STAFF
             )
         return super().formfield_for_foreignkey(db_field, request, **kwargs)  # type: ignore[arg-type]
+
+    def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
+        """Take from the address what can be chosen: a widget breaks on anything else."""
+        given = super().get_changeform_initial_data(request)
+        return {
+            name: value
+            for name, value in given.items()
+            if name == "role" or (str(value).isascii() and str(value).isdigit())
+        }
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
         """Return who and where: another person at another salon is another grant."""
