@@ -10,6 +10,7 @@ from asgiref.sync import SyncToAsync
 from channels.layers import InMemoryChannelLayer
 from channels_redis.serializers import registry
 from django.db import connections
+from django.test import override_settings
 
 from tests.redis_server import MISSING, PROGRAM, RedisServer
 
@@ -42,6 +43,14 @@ def django_db_modify_db_settings(
     """Let a busy machine take its time to connect, twenty threads at once included."""
     options = connections["default"].settings_dict["OPTIONS"]
     options["pool"]["timeout"] = options["connect_timeout"] = 60
+
+
+@pytest.fixture(autouse=True, scope="session")
+def quick_passwords() -> Iterator[None]:
+    """Spare tests the half second that a password's hash is meant to take."""
+    md5 = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+    with override_settings(PASSWORD_HASHERS=md5):
+        yield
 
 
 @pytest.fixture(autouse=True)
