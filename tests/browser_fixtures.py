@@ -110,7 +110,7 @@ class Screen:
 
     async def ready(self) -> None:
         """Wait until the field for the phone knows the world's numbers."""
-        await expect(self["country-field"]).not_to_have_attribute("hidden", "")
+        await expect(self["country"]).to_be_enabled()
 
     async def ask_code(self, typed: str) -> None:
         await self["phone"].fill(typed)
@@ -198,7 +198,7 @@ async def opened(
         await screen.page.screenshot(path=tmp_path / f"{number}.png", full_page=True)
         await screen.fits()
         await screen.page.close()
-        assert not screen.troubles
+        assert not screen.troubles, screen.troubles
     for context in {screen.page.context for screen in screens}:
         await context.close()
 

@@ -1,6 +1,7 @@
 """Fixtures for all tests. DATABASE_URL and the secrets come from tests/database.py."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,11 @@ from django.db import connections
 from django.test import override_settings
 
 from tests.redis_server import MISSING, PROGRAM, RedisServer
+
+# A shell that runs the tests in the background has them ignored, and children inherit it.
+for _number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, signal.SIG_DFL)
 
 _serializer = registry.get_serializer("msgpack")
 

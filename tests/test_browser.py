@@ -440,6 +440,23 @@ async def test_another_number_takes_over_only_when_it_is_linked(
     await screen.shows("status", "WhatsApp подключён")
 
 
+async def test_another_number_can_be_linked_by_qr_too(
+    opened: Opening, world: World, salon: SalonUnderTest
+):
+    screen = await opened(salon.token())
+    await screen["by-code"].click()
+    await link_by_code(screen, salon)
+    await screen["change"].click()
+    await screen["by-qr"].click()
+    await expect(screen["qr"].locator("svg")).to_be_visible()
+    result = await asyncio.to_thread(
+        salon.other_phone.scan, await qr_text(world, salon)
+    )
+    assert result["ok"], result
+    await screen.shows("linked-phone", salon.other_number[-4:])
+    await screen.shows("status", "WhatsApp подключён")
+
+
 # --- clocks ---------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ The page server is real; its WebSocket says what the real one says of states tha
 hard to come by (:mod:`whatsapp.page`, in its own words).
 """
 
+import asyncio
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 from django.utils import translation
-from playwright.async_api import expect
+from playwright.async_api import Browser, Route, expect
 
 from tests.browser_fixtures import PHONE, Opening, Socket, browser, opened, simulator
 from tests.scenarios import World
@@ -315,6 +316,30 @@ async def test_a_known_number_is_there_before_it_is_typed_and_never_in_the_way(
     third_socket.say(known, *welcome())
     await expect(third["phone"]).to_have_value("")
     await expect(second["phone"]).to_have_value("+7 771 000 9998")
+
+
+async def test_a_number_can_be_asked_for_before_the_countries_have_come(
+    opened: Opening, browser: Browser
+):
+    context = await browser.new_context(viewport=PHONE, locale="ru-RU")
+    arrived = asyncio.Event()
+
+    async def late(route: Route) -> None:
+        await arrived.wait()
+        await route.continue_()
+
+    await context.route("**/regions.json", late)
+    socket = Socket(*welcome())
+    screen = await opened(TOKEN, context=context, socket=socket)
+    await screen["phone"].fill("8 (900) 123-45-67")
+    await screen["get-code"].click()
+    asked = await socket.hears("request-pairing-code")
+    assert re.sub(r"\D", "", asked["phoneNumber"]) == "89001234567"
+    await screen.shows("status", "Запрашиваем")
+    place = await screen["phone"].bounding_box()
+    arrived.set()
+    await screen.ready()
+    assert await screen["phone"].bounding_box() == place, "nothing moves under a finger"
 
 
 # --- on another page than the marketplace's -------------------------------------------

@@ -299,6 +299,32 @@ def test_a_qr_for_an_open_salon_is_already_connected():
     assert not PairingAttempt.objects.exists()
 
 
+def test_a_fresh_qr_for_an_open_salon_is_for_another_phone():
+    salon = _linked_salon()
+    assert pairing.request_qr(salon, "page", fresh=True) is Answer.STARTED
+    attempt = open_attempt(salon)
+    assert (attempt.kind, attempt.fresh) == ("qr", True)
+    assert pairing.request_qr(salon, "page", fresh=True) is Answer.SAME
+    sessions.disconnect(salon, "page")
+    assert stored_rows(salon)[0], "the link that was there is untouched"
+
+
+def test_a_qr_that_only_resumes_gives_way_to_a_fresh_one():
+    salon = _linked_salon(status="stopped")
+    pairing.request_qr(salon, "page")
+    resuming = open_attempt(salon)
+    assert pairing.request_qr(salon, "page", fresh=True) is Answer.STARTED
+    assert open_attempt(salon).pk != resuming.pk
+    assert open_attempt(salon).fresh
+
+
+def test_a_fresh_qr_for_a_salon_without_a_link_is_just_a_qr():
+    salon = make_salon()
+    pairing.page_opened(salon, "page")
+    assert pairing.request_qr(salon, "page", fresh=True) is Answer.SAME
+    assert not open_attempt(salon).fresh
+
+
 def test_a_qr_for_a_linked_salon_resumes_it():
     salon = _linked_salon(status="stopped")
     WhatsAppSession.objects.update(wanted=False)

@@ -71,9 +71,10 @@ class SalonPage(Socket):
             events.GET_STATUS: self._get_status,
         }
 
-    async def _request_qr(self, _data: Data) -> None:
+    async def _request_qr(self, data: Data) -> None:
         salon, actor = await self._allowed(Action.LINK)
-        answer = await database(pairing.request_qr, salon, actor)
+        fresh = data.get("fresh") is True
+        answer = await database(pairing.request_qr, salon, actor, fresh=fresh)
         if answer is Answer.SAME:
             await self._repeat(page.current_qr)
         elif answer is Answer.CONNECTED:

@@ -93,27 +93,35 @@ def _refusal(salon: Salon, phone: str) -> WhatsAppError | None:
     return None
 
 
-def request_qr(salon: Salon, actor: str) -> Answer:
+def request_qr(salon: Salon, actor: str, *, fresh: bool = False) -> Answer:
     """Ask for a QR; of a linked salon the session is resumed first.
 
     If WhatsApp has logged the linked device out meanwhile, the same attempt goes on
     with a QR for a new link.
+
+    Args:
+        salon: whose phone is to be linked.
+        actor: who asks, for the audit.
+        fresh: link anew although a link is stored; it stays until the new one works.
 
     Raises:
         WhatsAppError: REQUEST_IN_PROGRESS while a code is on its way.
     """
     with sessions.locked(salon) as session:
         creds = credentials.stored_or_discarded(salon, actor)
-        if creds.linked and session.status == Status.OPEN:
+        if creds.linked and session.status == Status.OPEN and not fresh:
             return Answer.CONNECTED
         attempt = _open_attempt(salon, session)
         if attempt is not None:
-            if attempt.kind == Kind.QR:
+            is_qr = attempt.kind == Kind.QR
+            if is_qr and (attempt.fresh or not (fresh and creds.linked)):
                 return Answer.SAME
-            if attempt.stage in (Stage.REQUESTED, Stage.FINISHING):
+            if attempt.stage == Stage.FINISHING or (
+                attempt.stage == Stage.REQUESTED and not is_qr
+            ):
                 raise WhatsAppError(ErrorCode.REQUEST_IN_PROGRESS)
         # Who switches from a code to the QR wants a new link, not the old one back.
-        fresh = attempt is not None and creds.linked
+        fresh = creds.linked and (fresh or attempt is not None)
         _insert(salon, Kind.QR, "", actor, fresh=fresh)
         if not fresh:
             session.wanted = True

@@ -133,7 +133,8 @@ export const start = (root, { token, phone, language, kept }) => {
     state.way = "qr";
     forget("qr");
     if (openAttempt(state)?.kind !== "qr") expectAnswer("qr");
-    send("request-qr");
+    // Of a linked salon it would mean: connect again.
+    send("request-qr", state.changing ? { fresh: true } : {});
     render();
   };
 
@@ -374,11 +375,12 @@ export const start = (root, { token, phone, language, kept }) => {
     .then((response) => response.json())
     .then((table) => {
       field.learn(table, kept?.country ?? "");
-      view.show("country-field", true);
+      // It had its place before: a button that moves away under a finger is missed.
+      /** @type {HTMLSelectElement} */ (get("country")).disabled = false;
       typing = false;
       render();
     })
-    .catch(() => {}); // the field works without: the server judges
+    .catch(() => view.show("country-field", false)); // the server judges without it
   if (login || token) connection.connect();
   else {
     state.link = "over";

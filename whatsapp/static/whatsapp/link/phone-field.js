@@ -94,7 +94,8 @@ export class PhoneField {
 
   /** @param {string} id */
   #name(id) {
-    return this.names.of(id) ?? id;
+    // None is chosen before the countries are known; DisplayNames throws at nothing.
+    return (id && this.names.of(id)) || id;
   }
 
   /** @param {string} id */

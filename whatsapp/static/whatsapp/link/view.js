@@ -233,9 +233,6 @@ export class View {
     for (const name of ["code", "qr"]) {
       this.get(`by-${name}`).setAttribute("aria-pressed", String(way === name));
     }
-    // The server takes a QR wish of a linked salon for the wish to resume, until a code
-    // for another number is under way.
-    this.show("by-qr", !state.changing || attempt !== null);
     const other = Boolean(status?.phone) && (state.changing || status?.status === "pairing");
     this.show("old-link", other);
     this.say("old-link-text", other ? this.word("old-link", { phone: `+${status?.phone}` }) : "");
