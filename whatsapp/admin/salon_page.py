@@ -4,28 +4,24 @@ from collections.abc import Callable
 from typing import Any
 
 from django import forms
-from django.conf import settings
 from django.contrib import messages
 from django.contrib.admin.utils import unquote
-from django.core.exceptions import PermissionDenied, ValidationError
+from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
-from unfold.widgets import (
-    UnfoldAdminBigIntegerFieldWidget,
-    UnfoldAdminSelectWidget,
-    UnfoldAdminTextInputWidget,
-)
 
 from whatsapp import events
 from whatsapp.admin import cells
-from whatsapp.admin.base import OwnRowsAdmin, SalonModelForm
+from whatsapp.admin.answers import ANSWERS
+from whatsapp.admin.base import OwnRowsAdmin
+from whatsapp.admin.forms import LinkForm, ResetForm, SalonForm
 from whatsapp.admin_site import actor, is_support, may_somewhere
 from whatsapp.errors import WhatsAppError
 from whatsapp.models import Salon, WhatsAppSession
-from whatsapp.phones import MAX_TYPED_LENGTH, mask_phone, normalize_phone
+from whatsapp.phones import mask_phone
 from whatsapp.roles import Action
 from whatsapp.services import (
     credentials,
@@ -37,149 +33,11 @@ from whatsapp.services import (
     tokens,
     words,
 )
-from whatsapp.services.sessions import Disconnected, Reconnected, Restored
+from whatsapp.services.sessions import Restored
 
 Status = WhatsAppSession.Status
 
 HISTORY_SIZE = 100
-
-_ANSWERS: dict[str, tuple[int, Promise]] = {
-    f"reconnect {Reconnected.STARTED}": (
-        messages.SUCCESS,
-        _("The connection is being opened anew; the state here follows by itself."),
-    ),
-    f"reconnect {Reconnected.NOT_LINKED}": (
-        messages.WARNING,
-        _("No phone is linked, so there is nothing to connect. Link one first."),
-    ),
-    f"reconnect {Reconnected.BANNED}": (
-        messages.WARNING,
-        _(
-            "WhatsApp has restricted the account, and trying again makes it worse. Look "
-            "into WhatsApp on the phone first; when it works there, connect from here "
-            "by QR."
-        ),
-    ),
-    f"reconnect {Reconnected.LINKING}": (
-        messages.WARNING,
-        _("A phone is just being linked. Wait until that is over."),
-    ),
-    f"disconnect {Disconnected.STOPPED}": (
-        messages.SUCCESS,
-        _("The connection is stopped; the link is kept."),
-    ),
-    f"disconnect {Disconnected.STOPPING}": (
-        messages.SUCCESS,
-        _("The connection is being stopped; the link is kept."),
-    ),
-    f"disconnect {Disconnected.ALREADY}": (
-        messages.INFO,
-        _("The connection was stopped before."),
-    ),
-    f"disconnect {Disconnected.NOT_LINKED}": (
-        messages.INFO,
-        _("No phone is linked, so there is nothing to stop."),
-    ),
-    f"restore {Restored.STARTED}": (
-        messages.SUCCESS,
-        _("The archived link is back and is being connected."),
-    ),
-    f"restore {Restored.LINKED}": (
-        messages.ERROR,
-        _(
-            "A phone is linked now. Nothing was restored: reset the present link first, "
-            "if the archived one is to take its place."
-        ),
-    ),
-    f"restore {Restored.GONE}": (
-        messages.ERROR,
-        _("This archived link is not there any more."),
-    ),
-    f"restore {Restored.UNREADABLE}": (
-        messages.ERROR,
-        _(
-            "This archived link cannot be read: it is encrypted with a key that our "
-            "service does not have."
-        ),
-    ),
-    "reset done": (
-        messages.SUCCESS,
-        _("The link was reset. A phone can be linked anew."),
-    ),
-}
-
-
-class SalonForm(SalonModelForm):
-    """What people may say of a salon."""
-
-    salon_id = forms.IntegerField(
-        label=_("Salon id"),
-        help_text=_("The marketplace's number of the salon."),
-        min_value=1,
-        max_value=2**63 - 1,
-        widget=UnfoldAdminBigIntegerFieldWidget,
-    )
-    expected_phone = forms.CharField(
-        label=_("Expected phone"),
-        help_text=_("If set, the salon is told when another phone is linked."),
-        max_length=MAX_TYPED_LENGTH,
-        required=False,
-        widget=UnfoldAdminTextInputWidget,
-    )
-
-    class Meta:
-        model = Salon
-        fields = ("salon_id", "title", "expected_phone", "shared_phone_allowed")
-
-    def clean_expected_phone(self) -> str:
-        """Return the digits of what was typed."""
-        typed: str = self.cleaned_data["expected_phone"]
-        if not typed:
-            return ""
-        try:
-            return normalize_phone(typed, settings.WHATSAPP_DEFAULT_REGION)
-        except WhatsAppError as error:
-            raise ValidationError(error.message) from None
-
-
-class ResetForm(forms.Form):
-    """Asks for the salon id, so that nobody resets a salon by a slip of the finger."""
-
-    typed = forms.CharField(
-        label=_("Salon id"), max_length=40, widget=UnfoldAdminTextInputWidget
-    )
-
-    def __init__(self, salon: Salon, data: Any = None) -> None:
-        """Remember which salon it is about."""
-        super().__init__(data)
-        self._salon = salon
-        self.fields["typed"].widget.attrs |= {"autocomplete": "off", "autofocus": True}
-
-    def clean_typed(self) -> str:
-        """Compare with the salon's own, in both of its forms."""
-        typed: str = self.cleaned_data["typed"].strip()
-        if typed not in (str(self._salon.salon_id), self._salon.session_id):
-            raise ValidationError(
-                _("This is not the id of this salon. Nothing was reset.")
-            )
-        return typed
-
-
-class LinkForm(forms.Form):
-    """Asks how long a link to the linking page is to work."""
-
-    LIFETIMES = (
-        (3600, _("1 hour")),
-        (86_400, _("1 day")),
-        (604_800, _("7 days")),
-    )
-
-    lifetime = forms.TypedChoiceField(
-        label=_("Valid for"),
-        choices=LIFETIMES,
-        coerce=int,
-        widget=UnfoldAdminSelectWidget,
-    )
 
 
 class SalonPageAdmin(OwnRowsAdmin):
@@ -514,7 +372,7 @@ class SalonPageAdmin(OwnRowsAdmin):
         return TemplateResponse(request, "admin/whatsapp/salon/confirm.html", context)
 
     def _answer(self, request: HttpRequest, salon: Salon, outcome: str) -> HttpResponse:
-        level, sentence = _ANSWERS[outcome]
+        level, sentence = ANSWERS[outcome]
         self.message_user(request, str(sentence), level)
         return self._back(salon)
 
