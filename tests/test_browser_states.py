@@ -18,7 +18,7 @@ from tests.browser_fixtures import PHONE, Opening, Socket, browser, opened, simu
 from tests.scenarios import World
 from tests.simulator import Simulator
 from tests.test_page import _attempt, _state
-from whatsapp.errors import ErrorCode, WhatsAppError
+from whatsapp.errors import ErrorCode, WhatsAppError, message_of
 from whatsapp.models import WhatsAppSession
 from whatsapp.page import Event, PageView, refusal
 
@@ -53,6 +53,11 @@ def code_shown(**changes: Any) -> list[Event]:
     return welcome("pairing", attempt=attempt)
 
 
+def message_in_russian(code: str) -> str:
+    with translation.override("ru"):
+        return message_of(code)
+
+
 def error_event(code: ErrorCode, retry_after: int | None = None) -> Event:
     with translation.override("ru"):
         return refusal("pairing-code-error", WhatsAppError(code, retry_after))
@@ -81,6 +86,20 @@ async def test_every_status_has_words_and_an_icon_and_a_way_on(opened: Opening):
         assert min(heights) >= 44
         await screen.fits()
     assert len(names) == len(WhatsAppSession.Status)
+
+
+async def test_a_link_to_another_phone_than_expected_is_no_success(opened: Opening):
+    linked = _attempt(
+        kind="qr", stage="linked", finished=True, finished_ago=1.0, phone="", code=""
+    )
+    open_now = welcome(
+        "open", phone=NUMBER, reason="WRONG_PHONE_LINKED", attempt=linked
+    )
+    assert "whatsapp-connected" in [name for name, _data in open_now]
+    screen = await opened(TOKEN, PHONE, socket=Socket(*open_now))
+    await screen.shows("status", message_in_russian("WRONG_PHONE_LINKED"))
+    await screen.shows("action", "Сбросить")
+    await screen.hides("done")
 
 
 async def test_nothing_stands_in_the_way_of_a_screen_reader(opened: Opening):

@@ -23,6 +23,30 @@ FOLDER = Path(__file__).resolve().parents[2] / "docs" / "screens"
 CLOCKS = {"WHATSAPP_PAIRING_TIMEOUT": "8", "WHATSAPP_PAIRING_BUDGET": "100/3600"}
 
 
+INTRODUCTION = """# Both faces, in every state
+
+Made by `make screens`: the real service, Baileys and the simulated WhatsApp. Each picture shows
+one state four times: on a phone in Russian (light) and in English (dark), and wide, in Russian
+(dark) and in English (light). Numbers and names are invented. Only some of them, elsewhere:
+`.venv/bin/python -m tests.screens --only reset --folder somewhere`.
+"""
+
+
+def index(states: list[State]) -> str:
+    """Return the page that shows all pictures."""
+    parts = [INTRODUCTION]
+    face = ""
+    for state in states:
+        side, _number, *words = state.name.split("-")
+        if side != face:
+            face = side
+            title = "The linking page" if side == "linking" else "The admin"
+            parts.append(f"## {title}\n")
+        title = " ".join(words).capitalize()
+        parts.append(f"### {title}\n\n![{title}]({state.name}.jpg)\n")
+    return "\n".join(parts)
+
+
 async def make(folder: Path, states: list[State]) -> None:
     """Take the pictures of ``states`` and write them to ``folder``."""
     with (
@@ -56,6 +80,8 @@ def main() -> None:
     ]
     arguments.folder.mkdir(parents=True, exist_ok=True)
     asyncio.run(make(arguments.folder, states))
+    if not arguments.only:
+        (arguments.folder / "README.md").write_text(index(states))
 
 
 main()

@@ -155,12 +155,29 @@ async def stopped(studio: Studio) -> str:
     return address(salon)
 
 
-async def logged_out(studio: Studio) -> str:
+async def linked_for_now(studio: Studio) -> str:
+    salon = studio.salon = studio.world.salon()
+    await link(studio, salon)
+    return address(salon)
+
+
+async def is_removed(studio: Studio, page: BrowserPage) -> None:
+    """Look on while the phone removes our device."""
+    await shows("linked")(studio, page)
+    assert studio.salon is not None
+    await asyncio.to_thread(studio.salon.phone.remove_device)
+    await shows("link")(studio, page)
+
+
+async def reconnecting(studio: Studio) -> str:
     salon = studio.world.salon()
     page = await link(studio, salon)
-    await asyncio.to_thread(salon.phone.remove_device)
-    await page.status("logged_out")
-    await page.close()
+    simulator = studio.world.simulator
+    await asyncio.to_thread(
+        simulator.fault, "login", phone=salon.number, answer="failure", reason=503
+    )
+    await asyncio.to_thread(simulator.drop, phone=salon.number)
+    await page.status("reconnecting")
     return address(salon)
 
 
@@ -207,12 +224,12 @@ STATES = [
     State("linking-12-change-number", connected, clicks("change", shows("link"))),
     State("linking-13-wrong-phone", wrong_phone, shows("linked")),
     State("linking-14-stopped", stopped, shows("linked")),
-    State("linking-15-logged-out", logged_out, shows("link")),
+    State("linking-15-logged-out", linked_for_now, is_removed, each=True),
     State("linking-16-replaced", stored_as("replaced", "440"), shows("state")),
     State("linking-17-banned", stored_as("banned", "403"), shows("state")),
     State("linking-18-outdated", stored_as("outdated", "405"), shows("state")),
     State("linking-19-attention", stored_as("needs_attention", "500"), shows("state")),
-    State("linking-20-reconnecting", stored_as("reconnecting", "428"), shows("linked")),
+    State("linking-20-reconnecting", reconnecting, shows("linked")),
     State("linking-21-cut-off", code_shown, lost),
     State("linking-22-no-token", no_token, shows("problem")),
 ]

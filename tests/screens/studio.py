@@ -17,6 +17,7 @@ FRAME: ViewportSize = {"width": 720, "height": 700}
 """What a partner's page gives to the linking page."""
 DESKTOP: ViewportSize = {"width": 1280, "height": 800}
 PATIENCE_MS = 60_000
+QUALITY = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,5 +144,6 @@ class Studio:
             ".phone.wide{width:230px}.desktop.wide{width:880px}</style>"
             f"<title>{html.escape(name)}</title>{images}"
         )
-        await page.screenshot(path=self._folder / f"{name}.png", full_page=True)
+        path = self._folder / f"{name}.jpg"
+        await page.screenshot(path=path, full_page=True, type="jpeg", quality=QUALITY)
         await page.close()

@@ -43,3 +43,6 @@ export const isLinking = (state, may) =>
   may.includes("link") && state.link !== "over" && state.status !== null
   && openAttempt(state)?.stage !== "finishing"
   && (UNLINKED.includes(state.status.status) || state.changing);
+
+/** @param {State} state connected, but not as it should be: with another phone than expected */
+export const isWarned = ({ status }) => status?.status === "open" && Boolean(status.reason);

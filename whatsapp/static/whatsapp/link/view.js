@@ -3,7 +3,7 @@
 // live regions quiet when nothing is new.
 
 import { OF_NUMBER, remedies } from "./problems.js";
-import { isLinked, isLinking, openAttempt } from "./state.js";
+import { isLinked, isLinking, isWarned, openAttempt } from "./state.js";
 
 /** @typedef {import("./state.js").State} State */
 /** @typedef {import("./problems.js").Way} Way */
@@ -158,7 +158,7 @@ export class View {
     if (link === "lost" && way === "qr" && attempt?.kind === "qr") return this.word("waiting");
     const moving = attempt && (attempt.kind === way || !["requested", "shown"].includes(attempt.stage));
     if (status.status === "pairing" && !moving) return this.word(`idle-${way}`);
-    if (news) return news;
+    if (news && !isWarned(state)) return news;
     return status.status === "unlinked" ? this.word(`idle-${way}`) : status.message;
   }
 
@@ -174,7 +174,7 @@ export class View {
     } else if (asking) stage = "requested";
     else if (done) stage = "linked";
     this.show("steps", Boolean(stage) && state.link !== "over" && this.may.includes("link"));
-    this.show("done", done && state.link !== "over" && this.may.includes("link"));
+    this.show("done", done && !isWarned(state) && state.link !== "over" && this.may.includes("link"));
     this.get("steps").dataset.kind = attempt?.kind ?? status?.attempt?.kind ?? way;
     const at = STAGES.indexOf(stage);
     for (const step of this.get("steps").children) {
