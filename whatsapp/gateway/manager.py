@@ -218,6 +218,8 @@ class SessionManager:
         task = asyncio.create_task(self._logged(work, name), name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        # A task that is cancelled before its first step never comes to its work.
+        task.add_done_callback(lambda _task: work.close())
         return task
 
     @staticmethod
