@@ -260,6 +260,12 @@ class WhatsAppSession(models.Model):
         blank=True,
         help_text="The socket of this epoch says goodbye to WhatsApp as it closes.",
     )
+    written = models.BigIntegerField(
+        default=0,
+        db_default=0,
+        help_text="Number of the last batch of creds and keys written under this "
+        "epoch: a late statement never overwrites what came after it.",
+    )
     resets = models.IntegerField(default=0)
     revision = models.BigIntegerField(
         default=0, help_text="Raised with everything that a page can see."
@@ -302,6 +308,24 @@ class WhatsAppSession(models.Model):
 
     def __str__(self) -> str:
         return f"{self.salon_id}: {self.status}"
+
+
+class Gateway(models.Model):
+    """A gateway that runs, or ran. Whether it lives, its advisory lock says."""
+
+    # Half of an advisory lock: 32 bits.
+    id = models.AutoField(primary_key=True)
+    name = models.CharField(max_length=64, unique=True)
+    started_at = models.DateTimeField(db_default=Now())
+    seen_at = models.DateTimeField(
+        db_default=Now(), help_text="When it last looked, by the database's clock."
+    )
+    engines = models.JSONField(
+        default=list, help_text="What its Node.js processes were doing then."
+    )
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class PairingAttempt(models.Model):
