@@ -86,7 +86,9 @@ class MemoryStore:
         }
         return orjson.dumps(found).decode()
 
-    async def save(self, ref: SessionRef, creds: str | None, keys: str | None) -> None:
+    async def save(
+        self, ref: SessionRef, creds: str | None, keys: str | None, number: int
+    ) -> None:
         rows = orjson.loads(keys or "[]")
         self.saves.append((ref, creds, rows))
         if self.before_save:

@@ -1,6 +1,7 @@
 """Creds and keys between the engine and PostgreSQL: what is fenced, and what never lies."""
 
 import asyncio
+import itertools
 import threading
 from collections.abc import AsyncIterator
 from typing import Any
@@ -61,6 +62,16 @@ def _entries(keys: dict[tuple[str, str], Any]) -> str:
     return orjson.dumps(entries).decode()
 
 
+_numbers = itertools.count(1)
+
+
+async def _save(
+    store: DatabaseAuthStore, ref: SessionRef, creds: str | None, keys: str | None
+) -> None:
+    """Save as the engine does: every batch has the next number."""
+    await store.save(ref, creds, keys, next(_numbers))
+
+
 async def _get(
     store: DatabaseAuthStore, ref: SessionRef, key_type: str, *ids: str
 ) -> Any:
@@ -80,7 +91,7 @@ async def test_what_is_saved_is_loaded_as_it_was_in_every_form_of_bytes(
     store: DatabaseAuthStore, ref: SessionRef, form: str
 ) -> None:
     creds, keys = factories.make_creds(form=form), factories.make_keys(form)
-    await store.save(ref, orjson.dumps(creds).decode(), _entries(keys))
+    await _save(store, ref, orjson.dumps(creds).decode(), _entries(keys))
     assert orjson.loads(await store.load(ref.session_id) or "") == creds
     for (key_type, key_id), value in keys.items():
         assert await _get(store, ref, key_type, key_id) == {key_id: value}
@@ -101,7 +112,7 @@ async def test_rows_of_the_previous_service_are_read_as_they_lie(
 async def test_keys_that_are_not_there_are_left_out(
     store: DatabaseAuthStore, ref: SessionRef
 ) -> None:
-    await store.save(ref, None, _entries({("session", "a"): 1, ("session", "b"): 2}))
+    await _save(store, ref, None, _entries({("session", "a"): 1, ("session", "b"): 2}))
     assert await _get(store, ref, "session", "a", "b", "c") == {"a": 1, "b": 2}
     assert await _get(store, ref, "pre-key", "a") == {}
     assert await _get(store, ref, "session") == {}
@@ -110,9 +121,9 @@ async def test_keys_that_are_not_there_are_left_out(
 async def test_a_null_deletes_and_a_second_value_replaces(
     store: DatabaseAuthStore, ref: SessionRef
 ) -> None:
-    await store.save(ref, None, _entries({("session", "a"): 1, ("session", "b"): 2}))
+    await _save(store, ref, None, _entries({("session", "a"): 1, ("session", "b"): 2}))
     changes = {("session", "a"): None, ("session", "b"): 3, ("session", "none"): None}
-    await store.save(ref, None, _entries(changes))
+    await _save(store, ref, None, _entries(changes))
     assert await _get(store, ref, "session", "a", "b", "none") == {"b": 3}
 
 
@@ -121,7 +132,7 @@ async def test_saving_one_batch_twice_is_the_same_as_once(
 ) -> None:
     batch = _entries(factories.make_keys())
     for _ in range(2):
-        await store.save(ref, None, batch)
+        await _save(store, ref, None, batch)
     count = await call(WhatsAppKey.objects.filter(company_id=ref.session_id).count)
     assert count == len(factories.make_keys())
 
@@ -129,11 +140,11 @@ async def test_saving_one_batch_twice_is_the_same_as_once(
 async def test_a_key_that_is_written_again_expires_no_more(
     store: DatabaseAuthStore, ref: SessionRef, call: Services
 ) -> None:
-    await store.save(ref, None, _entries({("session", "a"): 1}))
+    await _save(store, ref, None, _entries({("session", "a"): 1}))
     rows = WhatsAppKey.objects.filter(company_id=ref.session_id)
     await call(rows.update, expires_at="2020-01-01T00:00:00Z")
     assert await _get(store, ref, "session", "a") == {"a": 1}, "no date ends a key"
-    await store.save(ref, None, _entries({("session", "a"): 2}))
+    await _save(store, ref, None, _entries({("session", "a"): 2}))
     assert (await call(rows.get)).expires_at is None
 
 
@@ -141,10 +152,10 @@ async def test_keys_alone_leave_the_creds_and_creds_alone_the_keys(
     store: DatabaseAuthStore, ref: SessionRef
 ) -> None:
     before = await store.load(ref.session_id)
-    await store.save(ref, None, _entries({("session", "a"): 1}))
+    await _save(store, ref, None, _entries({("session", "a"): 1}))
     assert await store.load(ref.session_id) == before
-    await store.save(
-        ref, orjson.dumps({**factories.make_creds(), "x": 1}).decode(), None
+    await _save(
+        store, ref, orjson.dumps({**factories.make_creds(), "x": 1}).decode(), None
     )
     assert orjson.loads(await store.load(ref.session_id) or "")["x"] == 1
     assert await _get(store, ref, "session", "a") == {"a": 1}
@@ -156,8 +167,8 @@ async def test_salons_do_not_see_each_other(
     other = await call(factories.make_salon)
     await call(factories.claim, other)
     theirs = await _ref(call, other)
-    await store.save(ref, None, _entries({("session", "a"): 1}))
-    await store.save(theirs, None, _entries({("session", "a"): None}))
+    await _save(store, ref, None, _entries({("session", "a"): 1}))
+    await _save(store, theirs, None, _entries({("session", "a"): None}))
     assert await _get(store, ref, "session", "a") == {"a": 1}
     assert await _get(store, theirs, "session", "a") == {}
 
@@ -168,7 +179,7 @@ async def test_salons_do_not_see_each_other(
 async def _refused(store: DatabaseAuthStore, ref: SessionRef) -> None:
     before = await store.load(ref.session_id)
     with pytest.raises(StoreRefused):
-        await store.save(ref, '{"late": true}', _entries({("session", "late"): 1}))
+        await _save(store, ref, '{"late": true}', _entries({("session", "late"): 1}))
     assert await store.load(ref.session_id) == before
     assert await _get(store, ref, "session", "late") == {}
 
@@ -191,7 +202,7 @@ async def test_writes_of_the_old_owner_are_refused_after_a_take_over(
 ) -> None:
     await call(claims.take_over, [salon.pk], "gateway-b")
     await _refused(store, ref)
-    await store.save(await _ref(call, salon), None, _entries({("session", "b"): 1}))
+    await _save(store, await _ref(call, salon), None, _entries({("session", "b"): 1}))
 
 
 async def test_nothing_comes_back_after_a_reset(
@@ -199,7 +210,7 @@ async def test_nothing_comes_back_after_a_reset(
 ) -> None:
     await call(sessions.reset, salon, "staff")
     # The socket lives until it is unlinked: its writes are taken, and go nowhere.
-    await store.save(ref, '{"late": true}', _entries({("session", "late"): 1}))
+    await _save(store, ref, '{"late": true}', _entries({("session", "late"): 1}))
     assert await store.load(ref.session_id) is None
     assert await _get(store, ref, "session", "late") == {}
     await call(sessions.reset, salon, "staff")
@@ -211,7 +222,7 @@ async def test_a_save_cannot_make_creds_where_none_are(
 ) -> None:
     salon = await call(factories.make_salon)
     await call(factories.claim, salon)
-    await store.save(await _ref(call, salon), '{"half": "paired"}', None)
+    await _save(store, await _ref(call, salon), '{"half": "paired"}', None)
     assert await store.load(salon.session_id) is None
 
 
@@ -252,40 +263,49 @@ async def _waits_for_a_lock(call: Services) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_writes_of_one_socket_do_not_wait_for_each_other(
+async def test_a_batch_that_comes_late_overwrites_nothing(
+    store: DatabaseAuthStore, ref: SessionRef
+) -> None:
+    """As when PostgreSQL was stopped with a statement in its socket, and goes on."""
+    early = '{"me": "early"}', _entries({("session", "a"): 1, ("session", "b"): 1})
+    later = '{"me": "later"}', _entries({("session", "a"): 2, ("session", "b"): None})
+    await store.save(ref, *later, 2)
+    await store.save(ref, *early, 1)
+    assert orjson.loads(await store.load(ref.session_id) or "") == {"me": "later"}
+    assert await _get(store, ref, "session", "a", "b") == {"a": 2}
+
+
+async def test_a_batch_whose_answer_was_lost_may_come_again(
+    store: DatabaseAuthStore, ref: SessionRef
+) -> None:
+    for _ in range(2):
+        await store.save(ref, None, _entries({("session", "a"): 1}), 1)
+    assert await _get(store, ref, "session", "a") == {"a": 1}
+
+
+async def test_every_socket_counts_its_batches_anew(
     store: DatabaseAuthStore, salon: Salon, ref: SessionRef, call: Services
 ) -> None:
-    shared, go_on = threading.Event(), threading.Event()
-
-    def share() -> None:
-        with connection.cursor() as cursor:
-            cursor.execute("BEGIN")
-            cursor.execute(
-                "SELECT 1 FROM whatsapp_whatsappsession WHERE salon_id = %s FOR SHARE",
-                [salon.pk],
-            )
-            shared.set()
-            go_on.wait(60)
-            cursor.execute("COMMIT")
-
-    sharing = asyncio.create_task(call(share))
-    await asyncio.to_thread(shared.wait, 60)
-    async with asyncio.timeout(30):
-        await store.save(ref, None, _entries({("session", "a"): 1}))
-    go_on.set()
-    await sharing
+    await store.save(ref, None, _entries({("session", "a"): 1}), 7)
+    args = salon, factories.OWNER, ref.epoch, "connecting"
+    assert await call(sessions.start, *args) == ref.epoch + 1
+    anew = await _ref(call, salon)
+    await store.save(anew, None, _entries({("session", "a"): 2}), 1)
+    assert await _get(store, ref, "session", "a") == {"a": 2}
+    with pytest.raises(StoreRefused):
+        await store.save(ref, None, _entries({("session", "a"): 1}), 8)
 
 
 async def test_of_a_device_that_is_only_unlinked_nothing_is_stored_or_read(
     store: DatabaseAuthStore, ref: SessionRef
 ) -> None:
-    await store.save(ref, None, _entries({("session", "a"): 1}))
+    await _save(store, ref, None, _entries({("session", "a"): 1}))
     leaving = SessionRef(ref.session_id, 2, UNSTORED_EPOCH)
-    await store.save(leaving, '{"late": true}', _entries({("session", "b"): 1}))
+    await _save(store, leaving, '{"late": true}', _entries({("session", "b"): 1}))
     assert await _get(store, leaving, "session", "a") == {}
     assert await _get(store, ref, "session", "a", "b") == {"a": 1}
     dismissed = SessionRef("dismissed_3", 3, UNSTORED_EPOCH)
-    await store.save(dismissed, "{}", None)
+    await _save(store, dismissed, "{}", None)
 
 
 # Trouble ------------------------------------------------------------------------------
@@ -303,7 +323,7 @@ async def test_a_failed_read_raises_and_never_looks_like_no_key(
         with pytest.raises(psycopg.Error):
             await store.get_keys(ref, "session", ["a"])
         with pytest.raises(psycopg.Error):
-            await store.save(ref, None, _entries({("session", "a"): 1}))
+            await _save(store, ref, None, _entries({("session", "a"): 1}))
     finally:
         await call(rename, "away", "whatsapp_keys")
     assert await _get(store, ref, "session", "a") == {}
@@ -325,7 +345,7 @@ async def test_a_database_that_stays_away_raises(
     with pytest.raises(psycopg.OperationalError):
         await away.get_keys(ref, "session", ["a"])
     with pytest.raises(psycopg.OperationalError):
-        await away.save(ref, None, _entries({("session", "a"): 1}))
+        await _save(away, ref, None, _entries({("session", "a"): 1}))
     await away.close()
 
 
@@ -341,7 +361,7 @@ async def test_cut_connections_are_replaced_before_anybody_notices(
             )
 
     for number in range(3):
-        await store.save(ref, None, _entries({("session", "a"): number}))
+        await _save(store, ref, None, _entries({("session", "a"): number}))
         await call(cut)
         assert await _get(store, ref, "session", "a") == {"a": number}
         await call(cut)
@@ -355,6 +375,6 @@ async def test_what_postgresql_cannot_store_changes_nothing(
     ).decode()
     for keys in ("no json", '[{"t": "session", "i": null, "v": 1}]', twice):
         with pytest.raises(psycopg.Error):
-            await store.save(ref, '{"other": true}', keys)
+            await _save(store, ref, '{"other": true}', keys)
     assert "other" not in (await store.load(ref.session_id) or "")
     assert await _get(store, ref, "session", "a") == {}

@@ -147,7 +147,9 @@ async def test_a_gateway_that_is_cut_off_closes_before_the_other_opens(
     await asyncio.gather(*(salon.status("open") for salon in linked))
     for ref in refs:
         with pytest.raises(StoreRefused):
-            await one.manager.store.save(ref, None, '[{"t": "x", "i": "y", "v": 1}]')
+            await one.manager.store.save(
+                ref, None, '[{"t": "x", "i": "y", "v": 1}]', 99
+            )
     for salon in linked:
         device = await world.device(await salon.me())
         assert (device["logins"], device["peakOpenSockets"]) == (2, 1)

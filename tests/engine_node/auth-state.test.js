@@ -83,6 +83,7 @@ function makeStored(options = {}) {
       for (const { t, i, v } of given) rows[`${t} ${i}`] = v
     },
     onRefused: () => {},
+    onHeld: () => {},
     ...options,
   })
   return { auth, rows, saves }
@@ -143,21 +144,60 @@ test('creds that have not changed are not written', async () => {
   assert.deepEqual(saves, [])
 })
 
-test('a failed save rejects its writers, and keeps the creds for the next', async () => {
-  let fail = true
-  /** @type {any[]} */
-  const saved = []
-  const { auth } = makeStored({
-    save: async creds => {
-      if (fail) throw new PipeError('failed')
-      saved.push(creds)
+/** A store that fails until it is told to heal. @param {Partial<ConstructorParameters<typeof StoredAuth>[0]>} [options] */
+function makeFailing(options = {}) {
+  /** @type {{creds: string | null, keys: any[], number: number}[]} */
+  const tries = []
+  let fails = true
+  const stored = makeStored({
+    save: async (creds, keys, number) => {
+      tries.push({ creds, keys: JSON.parse(keys ?? '[]').map((/** @type {any} */ row) => [row.i, row.v]), number })
+      if (fails) throw new PipeError('failed')
     },
+    ...options,
   })
+  return { ...stored, tries, heal: () => { fails = false } }
+}
+
+test('a save that fails is tried again with what came in since, the newest value of each', async () => {
+  const { auth, tries, heal } = makeFailing()
+  const done = [auth.set({ 'lid-mapping': { a: '1', b: '1' } })]
+  auth.setCreds('old')
+  await new Promise(setImmediate)
+  assert.equal(tries.length, 1)
+  done.push(auth.set({ 'lid-mapping': { a: '2' } }))
   auth.setCreds('new')
-  await assert.rejects(auth.set({ 'lid-mapping': { a: '1' } }), /failed/)
-  fail = false
+  let isOver = false
+  void Promise.all(done).then(() => { isOver = true })
+  await new Promise(setImmediate)
+  assert.equal(isOver, false, 'nobody hears that it was stored')
+  heal()
+  await Promise.all(done)
+  assert.deepEqual(tries[0], { creds: 'old', keys: [['a', '1'], ['b', '1']], number: 1 })
+  const last = tries[tries.length - 1]
+  assert.deepEqual(last, { creds: 'new', keys: [['a', '2'], ['b', '1']], number: tries.length })
+})
+
+test('a socket that ends while the store fails gives up, and nobody waits for it', async () => {
+  const { auth, tries, heal } = makeFailing()
+  const waiting = auth.set({ 'lid-mapping': { a: '1' } })
+  await new Promise(setImmediate)
+  auth.retire()
   await auth.drain()
-  assert.deepEqual(saved, ['new'])
+  await waiting
+  assert.equal(tries.length, 2)
+  heal()
+  await auth.drain()
+  assert.equal(tries.length, 2, 'what was given up does not come back')
+})
+
+test('more than can be held ends the socket', async () => {
+  const held = Promise.withResolvers()
+  const { auth } = makeFailing({ onHeld: () => held.resolve(undefined) })
+  void auth.set({ 'lid-mapping': { a: 'x'.repeat(9 << 20) } })
+  await held.promise
+  auth.retire()
+  await auth.drain()
 })
 
 test('a failed read rejects', async () => {

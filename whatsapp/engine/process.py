@@ -503,5 +503,5 @@ class Engine:
     async def _call_store(self, ref: SessionRef, message: Message) -> str | None:
         if message["rq"] == "get":
             return await self._store.get_keys(ref, message["type"], message["ids"])
-        await self._store.save(ref, message["creds"], message["keys"])
+        await self._store.save(ref, message["creds"], message["keys"], message["n"])
         return None

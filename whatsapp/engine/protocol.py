@@ -49,11 +49,15 @@ class AuthStore(Protocol):
         """
         ...
 
-    async def save(self, ref: SessionRef, creds: str | None, keys: str | None) -> None:
+    async def save(
+        self, ref: SessionRef, creds: str | None, keys: str | None, number: int
+    ) -> None:
         """Store creds (JSON text) and keys in one transaction.
 
         Keys are JSON text ``[{"t": type, "i": id, "v": value}]``, each once; a null
-        value deletes.
+        value deletes. Batches of a generation are numbered from 1; one that failed comes
+        again within the next. What is heard of only after a later one must not be
+        stored: it holds older values.
 
         Raises:
             StoreRefused: the fence refuses. Anything else counts as a passing fault.
@@ -258,6 +262,7 @@ _REASON_OF_ORIGIN = {
     "pairing": DisconnectReason.BAD_SIGNATURE,
     "frame": DisconnectReason.BAD_FRAME,
     "store": DisconnectReason.STORE_REFUSED,
+    "held": DisconnectReason.STORE_AWAY,
 }
 
 

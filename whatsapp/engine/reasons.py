@@ -46,6 +46,8 @@ class DisconnectReason(IntEnum):
     STORE_REFUSED = 1007
     # Node.js died, and the socket with it.
     ENGINE_GONE = 1008
+    # The store took no writes for too long: what is not stored must not be believed.
+    STORE_AWAY = 1010
 
     @classmethod
     def _missing_(cls, value: object) -> Self | None:

@@ -26,18 +26,23 @@ _GET = b"""
 SELECT coalesce(jsonb_object_agg(key_id, value), '{}'::jsonb)::text
 FROM whatsapp_keys WHERE company_id = %s AND key_type = %s AND key_id = ANY(%s)
 """
-_LEAVING = b"""
-SELECT s.unlink_epoch = %s FROM whatsapp_whatsappsession s
-JOIN whatsapp_salon salon ON salon.id = s.salon_id WHERE salon.salon_id = %s
+_NOT_FENCED = b"""
+SELECT (s.epoch = %(epoch)s AND s.written >= %(number)s)
+    OR s.unlink_epoch IS NOT DISTINCT FROM %(epoch)s
+FROM whatsapp_whatsappsession s
+JOIN whatsapp_salon salon ON salon.id = s.salon_id WHERE salon.salon_id = %(salon)s
 """
-# FOR SHARE lets the writes of one socket go side by side and keeps a take-over, a swap
-# or a reset (which lock the row to change its epoch) strictly before or after each.
+# Taking the row's lock keeps a take-over, a swap or a reset (which lock it to change its
+# epoch) strictly before or after each write. The number keeps out a statement that
+# PostgreSQL comes to late, after a pause or a cut: what it holds was stored, with what
+# came after it, by a later one.
 _SAVE = b"""
 WITH fence AS MATERIALIZED (
-    SELECT 1 FROM whatsapp_whatsappsession s
-    JOIN whatsapp_salon salon ON salon.id = s.salon_id
-    WHERE salon.salon_id = %(salon)s AND s.epoch = %(epoch)s
-    FOR SHARE OF s
+    UPDATE whatsapp_whatsappsession s SET written = %(number)s
+    FROM whatsapp_salon salon
+    WHERE salon.id = s.salon_id AND salon.salon_id = %(salon)s
+      AND s.epoch = %(epoch)s AND s.written < %(number)s
+    RETURNING 1
 ), entry AS MATERIALIZED (
     SELECT t, i, v FROM jsonb_to_recordset(coalesce(%(keys)s::jsonb, '[]'::jsonb))
         AS entry(t text, i text, v jsonb), fence
@@ -101,13 +106,17 @@ class DatabaseAuthStore:
         assert row is not None  # noqa: S101  (an aggregate has one row)
         return str(row[0])
 
-    async def save(self, ref: SessionRef, creds: str | None, keys: str | None) -> None:
+    async def save(
+        self, ref: SessionRef, creds: str | None, keys: str | None, number: int
+    ) -> None:
         """Write creds and keys together.
 
         Args:
             ref: whose; its epoch must be the salon's present one.
             creds: JSON text, or None if unchanged.
             keys: JSON text of ``[{"t": type, "i": id, "v": value or null}, …]``, or None.
+            number: of this batch, greater than those before it under this epoch. One
+                that is stored already, alone or within a later one, is not again.
 
         Raises:
             StoreRefused: the epoch is over: another socket, gateway or a reset came.
@@ -116,22 +125,20 @@ class DatabaseAuthStore:
         if ref.epoch == UNSTORED_EPOCH:
             return
         salon_id = int(ref.session_id.removeprefix("company_"))
+        place: dict[str, object] = {
+            "salon": salon_id,
+            "epoch": ref.epoch,
+            "number": number,
+        }
         row = await self._run(
-            _SAVE,
-            {
-                "id": ref.session_id,
-                "salon": salon_id,
-                "epoch": ref.epoch,
-                "creds": creds,
-                "keys": keys,
-            },
+            _SAVE, {**place, "id": ref.session_id, "creds": creds, "keys": keys}
         )
         if row is not None and row[0]:
             return
-        # A socket that a reset wants unlinked must live until its owner has done so,
-        # and a refused write would end it: its writes go nowhere.
-        leaving = await self._run(_LEAVING, (ref.epoch, salon_id))
-        if not (leaving and leaving[0]):
+        # Stored by a try whose answer was lost; or a socket that a reset wants unlinked:
+        # it must live until its owner has done so, and a refused write would end it.
+        known = await self._run(_NOT_FENCED, place)
+        if not (known and known[0]):
             raise StoreRefused(f"{ref.session_id}: epoch {ref.epoch} is over")
 
     async def _run(

@@ -272,7 +272,7 @@ WITH session AS (
     RETURNING a.id
 )
 UPDATE whatsapp_whatsappsession s
-SET epoch = %(epoch)s + 1, unlink_epoch = NULL, status = %(status)s,
+SET epoch = %(epoch)s + 1, written = 0, unlink_epoch = NULL, status = %(status)s,
     reason = CASE WHEN s.status = %(status)s THEN s.reason ELSE '' END,
     retry_at = CASE WHEN s.status = %(status)s THEN s.retry_at END,
     since = CASE WHEN s.status = %(status)s THEN s.since ELSE now() END,

@@ -33,6 +33,7 @@ _REASONS: dict[str, Promise] = {
     "1006": _("an unreadable message broke the connection"),
     "1007": _("another gateway took over"),
     "1008": _("our connection program was restarted"),
+    "1010": _("our database was away for too long"),
 }
 
 _ARCHIVED: dict[str, Promise] = {

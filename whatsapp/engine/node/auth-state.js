@@ -13,10 +13,14 @@ import * as log from './log.js'
 /** @typedef {import('@whiskeysockets/baileys').AuthenticationCreds} Creds */
 /** @typedef {{t: string, i: string, v: unknown}} Row a key; v null deletes it */
 /** @typedef {(type: string, ids: string[]) => Promise<string>} Load */
-/** @typedef {(creds: string | null, keys: string | null) => Promise<void>} Save */
+/** @typedef {(creds: string | null, keys: string | null, number: number) => Promise<void>} Save */
 
-const RETRY_MS = 1_000
-const RETRY_MAX_MS = 30_000
+const RETRY_MS = 250
+const RETRY_MAX_MS = 2_000
+/** What cannot be stored for so long, or is so much, ends the socket: WhatsApp sends again
+ * what was never acknowledged to it. */
+const HELD_MS = 60_000
+const HELD_CHARS = 8 << 20
 
 /** @param {unknown} value @returns {value is number} */
 const isByte = value => Number.isInteger(value) && Number(value) >= 0 && Number(value) < 256
@@ -130,19 +134,26 @@ export class MemoryKeys {
  *
  * Writes form one queue. While a save is on its way, what comes in gathers into the next
  * one, creds and keys together, so that they are stored in one transaction and in order.
+ * A save that fails is tried again, with what came in meanwhile, until it is stored or the
+ * socket is over; who waits for it goes on waiting. If Baileys repeated it, as it does with
+ * a rejection, an older value could come after a newer one. Batches are numbered, so that
+ * the store can refuse one that it hears of too late.
  */
 export class StoredAuth {
   /** @type {string | undefined} */
   #creds
   /** @type {Map<string, string>} */
   #rows = new Map()
-  /** @type {{resolve: () => void, reject: (error: Error) => void}[]} */
+  /** @type {(() => void)[]} */
   #waiting = []
   #busy = false
   #retired = false
+  #number = 0
   #retryMs = RETRY_MS
   /** @type {NodeJS.Timeout | undefined} */
   #retry
+  /** When the first save in a row failed, ms. @type {number | undefined} */
+  #failingSince
   /** @type {(() => void)[]} */
   #drained = []
 
@@ -152,13 +163,15 @@ export class StoredAuth {
    * @param {string} options.known the creds as the store has them
    * @param {string} options.label for the log
    * @param {() => void} options.onRefused the store says that this session is not ours
+   * @param {() => void} options.onHeld too much could not be stored for too long
    */
-  constructor({ load, save, known, label, onRefused }) {
+  constructor({ load, save, known, label, onRefused, onHeld }) {
     this.load = load
     this.save = save
     this.known = known
     this.label = label
     this.onRefused = onRefused
+    this.onHeld = onHeld
   }
 
   /**
@@ -195,8 +208,8 @@ export class StoredAuth {
     const rows = rowsOf(data)
     if (!rows.length) return
     for (const { key, text } of rows) this.#rows.set(key, text)
-    await new Promise((resolve, reject) => {
-      this.#waiting.push({ resolve: () => resolve(undefined), reject })
+    await new Promise(resolve => {
+      this.#waiting.push(() => resolve(undefined))
       this.#kick()
     })
   }
@@ -209,13 +222,14 @@ export class StoredAuth {
     this.#kick()
   }
 
-  /** From now on nothing new is written; what is queued still goes out. */
+  /** From now on nothing new is written; what is queued still goes out, if it can. */
   retire() {
     this.#retired = true
     clearTimeout(this.#retry)
+    this.#retry = undefined
   }
 
-  /** When all that was queued is stored or refused. @returns {Promise<void>} */
+  /** When all that was queued is stored, refused or given up. @returns {Promise<void>} */
   drain() {
     if (!this.#busy && this.#creds === undefined && !this.#rows.size) return Promise.resolve()
     return new Promise(resolve => {
@@ -225,7 +239,7 @@ export class StoredAuth {
   }
 
   #kick() {
-    if (this.#busy) return
+    if (this.#busy || this.#retry) return
     this.#busy = true
     // What Baileys writes in one go shares one save.
     queueMicrotask(() => void this.#pump())
@@ -235,48 +249,62 @@ export class StoredAuth {
     let ok = true
     while (ok && (this.#creds !== undefined || this.#rows.size)) ok = await this.#saveBatch()
     this.#busy = false
+    if (!ok && this.#retired) this.#drop()
     for (const resolve of this.#drained.splice(0)) resolve()
   }
 
   /** @returns {Promise<boolean>} whether to go on */
   async #saveBatch() {
     const creds = this.#creds
-    const keys = arrayOf(this.#rows.values())
+    const rows = this.#rows
     const waiting = this.#waiting.splice(0)
     this.#creds = undefined
-    this.#rows.clear()
-    clearTimeout(this.#retry)
+    this.#rows = new Map()
     try {
-      await this.save(creds ?? null, keys)
+      await this.save(creds ?? null, arrayOf(rows.values()), ++this.#number)
     } catch (error) {
-      this.#onFailure(error, creds, waiting)
+      // What came in meanwhile is newer.
+      this.#creds ??= creds
+      this.#rows = new Map([...rows, ...this.#rows])
+      this.#waiting.unshift(...waiting)
+      this.#onFailure(error)
       return false
     }
     this.#retryMs = RETRY_MS
-    for (const { resolve } of waiting) resolve()
+    this.#failingSince = undefined
+    for (const resolve of waiting) resolve()
     return true
   }
 
-  /**
-   * @param {unknown} error @param {string | undefined} creds
-   * @param {{resolve: () => void, reject: (error: Error) => void}[]} waiting
-   */
-  #onFailure(error, creds, waiting) {
+  /** @param {unknown} error */
+  #onFailure(error) {
     const code = error instanceof PipeError ? error.code : 'failed'
     if (code === 'refused' || code === 'retired') {
       this.retire()
-      for (const { resolve } of [...waiting, ...this.#waiting.splice(0)]) resolve()
-      this.#creds = undefined
-      this.#rows.clear()
+      this.#drop()
       this.onRefused()
       return
     }
-    log.warning(`${this.label}: a save failed (${code})`)
-    for (const { reject } of waiting) reject(new PipeError(code))
-    // Baileys repeats its keys; nobody repeats creds but us.
-    if (creds === undefined || this.#retired) return
-    this.#creds ??= creds
-    this.#retry = setTimeout(() => this.#kick(), this.#retryMs)
+    if (!this.#failingSince) log.warning(`${this.label}: a save failed (${code}), tried again`)
+    this.#failingSince ??= Date.now()
+    if (this.#retired) return
+    let held = 0
+    for (const text of this.#rows.values()) held += text.length
+    if (held > HELD_CHARS || Date.now() - this.#failingSince > HELD_MS) {
+      this.onHeld()
+      return
+    }
+    this.#retry = setTimeout(() => {
+      this.#retry = undefined
+      this.#kick()
+    }, this.#retryMs)
     this.#retryMs = Math.min(this.#retryMs * 2, RETRY_MAX_MS)
+  }
+
+  /** The socket is over: what could not be stored is nobody's any more. */
+  #drop() {
+    this.#creds = undefined
+    this.#rows.clear()
+    for (const resolve of this.#waiting.splice(0)) resolve()
   }
 }

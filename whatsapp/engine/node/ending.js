@@ -18,7 +18,8 @@ export class Ended extends Error {
  * origin: http (the upgrade was answered with a status), failure (<failure>), stream
  * (<stream:error>), stream_end, transport (TCP or TLS), timeout, refs (the QR refs ran
  * out), pairing (pair-success that does not verify), frame (undecryptable), store (the
- * store says that the session is not ours), none
+ * store says that the session is not ours), held (the store took no writes for too long),
+ * none
  */
 
 /** Baileys' own sentences; the numbers with them are partly made up by it. */

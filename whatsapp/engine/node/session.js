@@ -94,8 +94,9 @@ export class Session {
           label,
           known: serialise(creds),
           load: (type, ids) => ask({ rq: 'get', type, ids }, STORE_MS),
-          save: (text, keys) => ask({ rq: 'save', creds: text, keys }, STORE_MS),
+          save: (text, keys, n) => ask({ rq: 'save', creds: text, keys, n }, STORE_MS),
           onRefused: () => this.#end(new Ended('store', 'the store refused a write')),
+          onHeld: () => this.#end(new Ended('held', 'writes could not be stored for too long')),
         })
       : undefined
     this.#watchSecret()
