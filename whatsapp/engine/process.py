@@ -125,6 +125,10 @@ class Engine:
         """Node.js's, while it runs."""
         return self._child.pid if self._child else None
 
+    def set_web_version(self, version: tuple[int, int, int] | None) -> None:
+        """Claim this web version with sockets opened from now on; None: Baileys' own."""
+        self._web_version = version
+
     # Lives of Node.js -----------------------------------------------------------------
 
     async def start(self) -> None:
@@ -205,7 +209,6 @@ class Engine:
         limits = self._limits
         settings = {
             "wsUrl": self._ws_url,
-            "version": self._web_version,
             "connectTimeoutMs": limits.socket_timeout * 1000,
             "queryTimeoutMs": limits.query_timeout * 1000,
             "keepAliveMs": limits.keep_alive * 1000,
@@ -217,7 +220,9 @@ class Engine:
         answer = await child.request(
             "configure", within=CONFIGURE_TIMEOUT, settings=settings
         )
-        self._versions = Versions(baileys=answer["baileys"], node=answer["node"])
+        self._versions = Versions(
+            baileys=answer["baileys"], node=answer["node"], web=tuple(answer["web"])
+        )
         self._child = child
         self._emit(EngineStarted(self._versions))
 
@@ -288,6 +293,7 @@ class Engine:
                 g=ref.generation,
                 label=f"{ref.session_id}#{ref.generation}",
                 creds=creds,
+                version=self._web_version,
             )
         except TimeoutError:
             # The clock ends the socket, should it come to one.

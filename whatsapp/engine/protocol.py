@@ -69,6 +69,8 @@ class AuthStore(Protocol):
 class Versions:
     baileys: str
     node: str
+    # WhatsApp's web version that this Baileys claims by itself.
+    web: tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)

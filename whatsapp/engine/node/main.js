@@ -6,6 +6,7 @@
 import './runtime.js'
 import { createRequire } from 'node:module'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
+import { DEFAULT_CONNECTION_CONFIG } from '@whiskeysockets/baileys'
 import { isLinked, parseCreds } from './auth-state.js'
 import * as log from './log.js'
 import { Refused } from './pairing.js'
@@ -37,17 +38,18 @@ const commands = {
     freshCreds = new CredsPool(given.pooledCreds)
     setInterval(tellAlive, given.aliveMs)
     const { version } = createRequire(import.meta.url)('@whiskeysockets/baileys/package.json')
-    return { baileys: version, node: process.versions.node }
+    const { version: web } = DEFAULT_CONNECTION_CONFIG
+    return { baileys: version, node: process.versions.node, web }
   },
 
-  open({ g, label, creds: text }) {
+  open({ g, label, creds: text, version }) {
     if (sessions.has(g)) throw new Error('this generation is open already')
     const creds = text === null ? freshCreds.take() : parseCreds(text)
     const session = new Session({
       label,
       creds,
       stored: text !== null,
-      settings,
+      settings: { ...settings, version },
       codes,
       emit: (ev, data) => pipe.send({ ev, g, ...data }),
       ask: (request, timeoutMs) => pipe.request({ ...request, g }, timeoutMs),
