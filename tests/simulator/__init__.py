@@ -199,6 +199,17 @@ class Simulator:
         answer: Json = self.request("GET", "/journal")
         return answer
 
+    def sockets(self, since: int = 1) -> Json:
+        """What happened to the sockets of devices, from an entry's number on.
+
+        ``{"next": number of the next entry, "sockets": [...]}``. An entry has number,
+        at, event (opened, ended, closed), jid, connection and, if ended, its cause:
+        replaced, client, dropped, or the server's last word such as
+        "stream:error 503". After "closed" the TCP connection is gone, too.
+        """
+        answer: Json = self.request("GET", f"/journal/sockets/{since}")
+        return answer
+
     def reset_journal(self) -> None:
         self.request("DELETE", "/journal")
 

@@ -37,6 +37,7 @@ export class Connection {
   #noise = new Noise()
   #counted = true
   #inLogin = false
+  #dropped = false
   /** @type {Map<string, (reply: BinaryNode | Error) => void> | undefined} */
   #asked
   /** @type {{due: number, run: () => void}[]} stanzas that a delay holds back */
@@ -214,7 +215,7 @@ export class Connection {
    */
   end(...last) {
     if (last.length) this.send(...last)
-    this.#leave()
+    this.#leave(causeOf(last[0]))
     this.post(() => {
       if (!this.#ice) this.ws.close()
     })
@@ -234,6 +235,7 @@ export class Connection {
    */
   freeze(on) {
     if (on && !this.#ice) {
+    this.#dropped = true
       const ice = { listeners: this.socket.listeners('data'), heard: [] }
       this.socket.removeAllListeners('data')
       this.socket.on('data', chunk => this.#ice?.heard.push(chunk))
@@ -257,7 +259,8 @@ export class Connection {
     this.ws.send(this.#noise.encrypt(Buffer.from([0, 248, 1, 240])))
   }
 
-  #leave() {
+  /** @param {string} cause */
+  #leave(cause) {
     const { device, jid } = this
     if (this.stage === 'ended') return
     this.stage = 'ended'
@@ -265,7 +268,7 @@ export class Connection {
     pairing.forget(this)
     if (device && jid) {
       device.connections.delete(this)
-      this.server.journal.deviceClosed(jid)
+      this.server.journal.deviceClosed(jid, this.id, cause)
     }
     const gone = new Error('the client closed the connection')
     this.onFinish?.(gone)
@@ -274,8 +277,20 @@ export class Connection {
 
   #closed() {
     this.#handshakeOver()
-    this.#leave()
+    this.#leave(this.#dropped ? 'dropped' : 'client')
+    if (this.device && this.jid) this.server.journal.socketClosed(this.jid, this.id)
     this.#outbox = []
     this.server.disconnected(this)
   }
+}
+
+/**
+ * What the journal calls the end of a device's socket.
+ *
+ * @param {BinaryNode | undefined} word the server's last one
+ */
+function causeOf(word) {
+  if (!word) return 'server'
+  const conflict = nodes.child(word, 'conflict')?.attrs.type
+  return conflict ?? `${word.tag} ${word.attrs.code ?? word.attrs.reason}`
 }

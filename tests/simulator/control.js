@@ -69,6 +69,7 @@ const BEHIND = {
 const ROUTES = [
   ['GET', /^\/healthz$/, () => ({ ok: true })],
   ['GET', /^\/journal$/, server => server.journal],
+  ['GET', /^\/journal\/sockets\/(\d+)$/, (server, [from]) => server.journal.sockets(Number(from))],
   ['DELETE', /^\/journal$/, server => (server.journal.reset(), { ok: true })],
   ['GET', /^\/connections$/, server =>
     [...server.connections].map(({ id, stage, phone, jid }) => ({ id, stage, phone, jid }))],

@@ -8,9 +8,15 @@ const KEEP = 20_000
 /** @typedef {{linkedAt?: number, removedAt?: number, openSockets: number,
  *   peakOpenSockets: number, logins: number, preKeyUploads: number, messages: number}} DeviceEntry */
 
+/** @typedef {{number: number, at: number, event: 'opened' | 'ended' | 'closed', jid: string,
+ *   connection: number, cause?: string}} SocketEntry */
+
 export class Journal {
   /** @type {Map<string, DeviceEntry>} */
   #devices = new Map()
+  /** @type {SocketEntry[]} kept by a reset: who reads on from a number misses nothing */
+  #sockets = []
+  #nextSocket = 1
   #open = 0
   #handshakes = 0
   #loginsInFlight = 0
@@ -85,16 +91,47 @@ export class Journal {
     return entry
   }
 
-  /** @param {string} jid */
-  deviceOpened(jid) {
+  /** @param {string} jid @param {number} connection */
+  deviceOpened(jid, connection) {
+    this.#note({ event: 'opened', jid, connection })
     const entry = this.device(jid)
     entry.logins++
     entry.peakOpenSockets = Math.max(entry.peakOpenSockets, ++entry.openSockets)
   }
 
-  /** @param {string} jid */
-  deviceClosed(jid) {
+  /**
+   * The device is not online any more, by this connection.
+   *
+   * @param {string} jid @param {number} connection @param {string} cause
+   */
+  deviceClosed(jid, connection, cause) {
+    this.#note({ event: 'ended', jid, connection, cause })
     this.device(jid).openSockets--
+  }
+
+  /**
+   * Its TCP connection is gone, too: a client that was told so may be slow to hang up.
+   *
+   * @param {string} jid @param {number} connection
+   */
+  socketClosed(jid, connection) {
+    this.#note({ event: 'closed', jid, connection })
+  }
+
+  /** @param {Omit<SocketEntry, 'number' | 'at'>} entry */
+  #note(entry) {
+    this.#sockets.push({ number: this.#nextSocket++, at: Date.now(), ...entry })
+    if (this.#sockets.length > KEEP) this.#sockets.splice(0, KEEP / 10)
+  }
+
+  /**
+   * What happened to the sockets of devices, from an entry's number on.
+   *
+   * @param {number} from
+   */
+  sockets(from) {
+    const oldest = this.#nextSocket - this.#sockets.length
+    return { next: this.#nextSocket, sockets: this.#sockets.slice(Math.max(0, from - oldest)) }
   }
 
   toJSON() {

@@ -52,7 +52,7 @@ export function login(connection, payload, failure) {
 
   connection.jid = jid
   connection.device = device
-  journal.deviceOpened(jid)
+  journal.deviceOpened(jid, connection.id)
   note('success')
   for (const older of [...device.connections]) older.end(nodes.streamError(440))
   device.connections.add(connection)

@@ -306,6 +306,37 @@ def test_a_second_login_replaces_the_first_and_the_journal_tells(
     assert simulator.journal()["devices"][jid]["peakOpenSockets"] == 2
 
 
+def test_the_journal_tells_why_each_socket_of_a_device_ended(
+    simulator: Simulator, client: Client
+) -> None:
+    since = simulator.sockets()["next"]
+    jid = link(simulator, client)
+
+    client.connect()
+    client.wait_for_all({"event": "close", "status": 440}, {"event": "open"})
+    simulator.stream_error(503, jid=jid)
+    client.wait("close", status=503)
+    client.connect().wait("open")
+    simulator.drop(jid=jid)
+    client.wait("close", status=428)
+    client.connect().wait("open")
+    client.do("end")
+    wait_until(lambda: not simulator.phone(PHONE).devices()[0]["connected"], "gone")
+
+    told = [each for each in simulator.sockets(since)["sockets"] if each["jid"] == jid]
+    ends = [each["cause"] for each in told if each["event"] == "ended"]
+    assert ends == ["replaced", "stream:error 503", "dropped", "client"]
+    connections = [each["connection"] for each in told if each["event"] == "opened"]
+    assert len(set(connections)) == len(ends)
+    assert simulator.sockets(told[-1]["number"])["sockets"][0] == told[-1]
+
+    def hung_up() -> list[int]:
+        later = simulator.sockets(since)["sockets"]
+        return [each["connection"] for each in later if each["event"] == "closed"]
+
+    wait_until(lambda: set(connections) <= set(hung_up()), "TCP is gone, too")
+
+
 def test_logout_removes_the_device(simulator: Simulator, client: Client) -> None:
     link(simulator, client)
 
