@@ -8,6 +8,7 @@ import re
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
@@ -127,6 +128,32 @@ X_FRAME_OPTIONS = "DENY"
 
 WHATSAPP_WS_URL = _text("WHATSAPP_WS_URL")
 WHATSAPP_WEB_VERSION = _text("WHATSAPP_WEB_VERSION")
+if not re.fullmatch(r"|\d+\.\d+\.\d+", WHATSAPP_WEB_VERSION, re.ASCII):
+    raise ImproperlyConfigured(
+        "WHATSAPP_WEB_VERSION must look like 2.3000.1023223821, not "
+        f"{WHATSAPP_WEB_VERSION!r}."
+    )
+
+
+def _version_url(text: str) -> str:
+    """Read where the present web version is looked up; empty: nowhere."""
+    if text == "off":
+        return ""
+    url = urlsplit(text)
+    if url.scheme == "https" or (url.scheme, url.hostname) == ("http", "127.0.0.1"):
+        return text
+    raise ImproperlyConfigured(
+        f"WHATSAPP_VERSION_URL must be an https:// address or off, not {text!r}."
+    )
+
+
+# A service that does not talk to WhatsApp does not ask it for its version either.
+WHATSAPP_VERSION_URL = _version_url(
+    _text(
+        "WHATSAPP_VERSION_URL",
+        "off" if WHATSAPP_WS_URL else "https://web.whatsapp.com/sw.js",
+    )
+)
 WHATSAPP_DEFAULT_REGION = _text("WHATSAPP_DEFAULT_REGION", "RU")
 WHATSAPP_PAIRING_TIMEOUT = _number("WHATSAPP_PAIRING_TIMEOUT", 20)
 WHATSAPP_LINK_TIMEOUT = _number("WHATSAPP_LINK_TIMEOUT", 160)

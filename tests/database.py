@@ -29,6 +29,8 @@ def pytest_load_initial_conftests() -> None:
     os.environ.setdefault("DJANGO_ALLOWED_HOSTS", "testserver,127.0.0.1,localhost")
     os.environ.pop("REDIS_URL", None)
     os.environ.pop("SENTRY_DSN", None)
+    # Whatever a test does: nobody asks WhatsApp itself.
+    os.environ["WHATSAPP_VERSION_URL"] = "off"
     # Workers inherit the address from the process that started them.
     if not os.environ.get("DATABASE_URL"):
         os.environ["DATABASE_URL"] = _start()

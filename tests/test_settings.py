@@ -126,3 +126,26 @@ def test_the_example_names_every_setting(read):
     names |= set(re.findall(r'env\.\w+\("([A-Z_]+)"', source))
     assert len(names) > 20
     assert {name for name in names if f"#{name}=" not in example} == set()
+
+
+def test_the_present_web_version_is_looked_up_at_whatsapp_only_by_who_talks_to_it(read):
+    assert read()["WHATSAPP_VERSION_URL"] == "https://web.whatsapp.com/sw.js"
+    elsewhere = {"WHATSAPP_WS_URL": "ws://127.0.0.1:9"}
+    assert read(**elsewhere)["WHATSAPP_VERSION_URL"] == ""
+    assert read(WHATSAPP_VERSION_URL="off")["WHATSAPP_VERSION_URL"] == ""
+    page = "http://127.0.0.1:8/sw.js"
+    given = read(**elsewhere, WHATSAPP_VERSION_URL=page)
+    assert given["WHATSAPP_VERSION_URL"] == page
+
+
+@pytest.mark.parametrize("url", ["http://web.whatsapp.com/sw.js", "file:///x", "on"])
+def test_another_address_of_the_web_version_is_refused(read, url: str):
+    with pytest.raises(ImproperlyConfigured, match="WHATSAPP_VERSION_URL must be"):
+        read(WHATSAPP_VERSION_URL=url)
+
+
+@pytest.mark.parametrize("version", ["2.3000", "2.3000.x", "v2.3000.1", "2.3000.1\n"])
+def test_a_web_version_is_three_numbers(read, version: str):
+    assert read(WHATSAPP_WEB_VERSION="2.3000.12")["WHATSAPP_WEB_VERSION"] == "2.3000.12"
+    with pytest.raises(ImproperlyConfigured, match="WHATSAPP_WEB_VERSION must look"):
+        read(WHATSAPP_WEB_VERSION=version)

@@ -328,6 +328,36 @@ class Gateway(models.Model):
         return self.name
 
 
+class WebVersion(models.Model):
+    """The WhatsApp web version that was fetched after a refusal: one row for all."""
+
+    ONLY = 1
+
+    id = models.SmallIntegerField(primary_key=True, default=ONLY)
+    version = models.CharField(
+        max_length=32, blank=True, help_text="Empty: none was ever needed."
+    )
+    fetched_at = models.DateTimeField(null=True)
+    asked_at = models.DateTimeField(
+        null=True, help_text="When somebody last set out to fetch one."
+    )
+    error = models.CharField(
+        max_length=200, blank=True, help_text="Why that brought nothing newer."
+    )
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(condition=Q(id=1), name="there_is_one_web_version"),
+            models.CheckConstraint(
+                condition=Q(version="") | Q(version__regex=r"^[0-9]+(\.[0-9]+){2}$"),
+                name="web_version_is_three_numbers",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.version
+
+
 class PairingAttempt(models.Model):
     """One try to link a phone, with its deadline."""
 

@@ -100,11 +100,12 @@ export class Connection {
     this.noiseKey = noiseKey
     this.#handshakeOver()
     const registration = payload.devicePairingData
+    const claimed = registration ? {} : logins.scope(payload)
     const failure = this.server.faults.use(
       'failure',
-      registration ? {} : logins.scope(payload),
+      claimed,
       fault => ['any', registration ? 'registration' : 'login'].includes(fault.on ?? 'any'),
-    )
+    ) ?? this.#outdated(payload, claimed)
     if (registration) {
       this.stage = 'registration'
       this.server.journal.registrations++
@@ -113,6 +114,17 @@ export class Connection {
     }
     this.stage = 'login'
     logins.login(this, payload, failure)
+  }
+
+  /** @param {any} payload @param {import('./faults.js').Scope} claimed */
+  #outdated({ userAgent }, claimed) {
+    const { primary, secondary, tertiary } = userAgent.appVersion
+    const version = [primary, secondary, tertiary]
+    const fault = this.server.faults.use('outdated', claimed, ({ below = [] }) => {
+      const differs = version.findIndex((part, index) => part !== below[index])
+      return differs >= 0 && version[differs] < below[differs]
+    })
+    return fault && { ...fault, reason: 405 }
   }
 
   #handshakeOver() {

@@ -6,7 +6,7 @@
 
 /**
  * @typedef {{kind: string, phone?: string, jid?: string, times?: number, ms?: number,
- *   answer?: string | number, delayMs?: number, status?: number, reason?: number, on?: string,
+ *   answer?: string | number, below?: number[], delayMs?: number, status?: number, reason?: number, on?: string,
  *   keepAlive?: boolean, unverified?: boolean, [other: string]: unknown}} Fault
  * @typedef {{phone?: string, jid?: string}} Scope
  */
@@ -21,6 +21,7 @@ export const KINDS = {
   'no-server-hello': 'the WebSocket opens, the noise handshake is never answered',
   'no-pair-device': 'a registering client never gets QR refs',
   failure: '<failure reason={reason}> instead of an answer; {on}: registration, login, any',
+  outdated: 'failure 405 for a client that claims a web version below {below}, such as [2, 3000, 7]',
   'drop-after': 'TCP is cut {ms} after the WebSocket opened',
   delay: 'every stanza is sent {ms} late',
   hello: 'companion_hello is answered {answer}: ok, 400, 404, 429, 500, 503, silence, drop, '

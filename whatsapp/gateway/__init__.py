@@ -6,6 +6,7 @@ from django.conf import settings
 
 from whatsapp.engine import Limits
 from whatsapp.gateway.manager import SessionManager
+from whatsapp.services.web_version import parse
 
 __all__ = ["SessionManager", "run_gateway"]
 
@@ -19,9 +20,7 @@ async def run_gateway(stop: asyncio.Event) -> None:
     manager = SessionManager(
         node=settings.NODE_BINARY,
         ws_url=settings.WHATSAPP_WS_URL or None,
-        web_version=tuple(int(part) for part in version.split("."))
-        if version
-        else None,
+        web_version=parse(version) if version else None,
         limits=Limits(
             connect_timeout=settings.WHATSAPP_CONNECT_TIMEOUT,
             # The engine's word should come before the answer clock's: it knows why.

@@ -34,6 +34,7 @@ from whatsapp.gateway.database import DATABASE_ERRORS, Services, conninfo
 from whatsapp.gateway.messages import Abandon, Gone, Look, Pulse
 from whatsapp.gateway.ownership import LocksLost, Ownership
 from whatsapp.gateway.runner import SalonRunner
+from whatsapp.gateway.web_version import WebVersions
 from whatsapp.services import attempts, claims, credentials, sessions, timeline
 
 logger = logging.getLogger(__name__)
@@ -85,6 +86,7 @@ class SessionManager:
         self._channel = ""
         self.store: DatabaseAuthStore
         self.engine: Engine
+        self.web: WebVersions
         self._ownership: Ownership
 
     # --- life -------------------------------------------------------------------------
@@ -150,6 +152,14 @@ class SessionManager:
         except BaseException:
             await self.store.close()
             raise
+        assert self.engine.versions is not None  # noqa: S101  (it has started)
+        self.web = WebVersions(
+            self.engine,
+            self.services,
+            self.spawn,
+            self._engine_options.get("web_version") or self.engine.versions.web,
+            settings.WHATSAPP_VERSION_URL,
+        )
 
     async def _reach_database(self) -> str:
         while True:
@@ -279,6 +289,7 @@ class SessionManager:
             await asyncio.wait(closing, timeout=HAND_OVER_SECONDS)
 
     async def _claim_all(self) -> None:
+        await self.web.look()
         while self._owning:
             wanted = await self.services(claims.candidates, CLAIM_BATCH)
             claimed = await self._claim(wanted)

@@ -55,6 +55,7 @@ class Verdict:
     error: ErrorCode = ErrorCode.WHATSAPP_UNREACHABLE
     """Told to somebody who was waiting for this very connection."""
     alert: bool = False
+    """Operators shall look at this salon."""
 
 
 def judge(
@@ -74,12 +75,9 @@ def judge(
     if reason.is_banned:
         return Verdict(Then.HALT, Status.BANNED, None, ErrorCode.ACCOUNT_BANNED)
     if reason.is_outdated:
+        # It is no salon's trouble but all salons': web_version.py alerts, once.
         return Verdict(
-            Then.HALT,
-            Status.OUTDATED,
-            OUTDATED_SECONDS,
-            ErrorCode.ENGINE_OUTDATED,
-            True,
+            Then.HALT, Status.OUTDATED, OUTDATED_SECONDS, ErrorCode.ENGINE_OUTDATED
         )
     if reason.is_replaced:
         wait = min(REPLACED_SECONDS * 2**replaced, REPLACED_MAX_SECONDS)

@@ -48,6 +48,7 @@ from whatsapp.gateway.messages import (
     Refused,
     SocketMessage,
 )
+from whatsapp.gateway.web_version import WebVersions
 from whatsapp.models import PairingAttempt, Salon, WhatsAppSession
 from whatsapp.phones import phone_from_jid
 from whatsapp.services import attempts, claims, sessions
@@ -83,6 +84,7 @@ class Host(Protocol):
     services: Services
     settings: policy.Clocks
     replaced: Counter[int]
+    web: WebVersions
 
     def new_ref(
         self, runner: "SalonRunner", session_id: str, epoch: int
@@ -125,6 +127,7 @@ class SalonRunner:
         self._bad_sessions = 0
         self._restarts = 0
         self._opened_at = 0.0
+        self._version = (0, 0, 0)
         self._timer: asyncio.TimerHandle | None = None
         self._waiting = False
         self._worker: asyncio.Task[None] | None = None
@@ -376,6 +379,7 @@ class SalonRunner:
         self.epoch = epoch
         self.attempt_id = attempt_id
         self.is_open = False
+        self._version = self._host.web.in_use
         self.ref = self._host.new_ref(self, work.salon.session_id, epoch)
         return self.ref
 
@@ -405,6 +409,8 @@ class SalonRunner:
             return
         await self._fail_attempt(policy.error_of(refused), epoch=ref.epoch)
         self.post(Look())
+        if refused.reason is not None and refused.reason.is_outdated:
+            await self._host.web.on_refused(self._version)
 
     async def _on_paired(self, ref: SessionRef, paired: Paired) -> None:
         """Store the new device; keep it in memory while the database is away."""
@@ -538,6 +544,8 @@ class SalonRunner:
         )
         if verdict.alert:
             logger.error("%s: %s, %s", ref.session_id, verdict.status, reason)
+        if reason.is_outdated:
+            await self._host.web.on_refused(self._version, self.salon_pk)
         await self._release()
 
     async def _on_lost(self, ref: SessionRef, reason: DisconnectReason) -> None:
