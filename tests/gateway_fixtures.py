@@ -13,8 +13,9 @@ import contextlib
 import itertools
 import logging
 import os
+import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Literal, TypeVar
 
@@ -40,7 +41,7 @@ from whatsapp.models import (
     WhatsAppKey,
     WhatsAppSession,
 )
-from whatsapp.services import pairing, salons, sessions
+from whatsapp.services import claims, pairing, salons, sessions
 
 __all__ = [
     "Gateway",
@@ -48,6 +49,7 @@ __all__ = [
     "World",
     "clean_database",
     "each",
+    "silence",
     "simulator",
     "world",
 ]
@@ -110,6 +112,13 @@ async def each(
             stories.create_task(told(case))
 
 
+@contextlib.contextmanager
+def silence() -> Iterator[int]:
+    """A port that takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
 class Gateway:
     """A gateway in this process. A context manager; leaving it hands over."""
 
@@ -131,9 +140,14 @@ class Gateway:
         assert pid
         return pid
 
+    @property
+    def is_claiming(self) -> bool:
+        """Whether it holds its lock connection, and claims."""
+        return hasattr(self.manager, "claimer") and self.manager.claimer.is_claiming
+
     async def ready(self) -> None:
         """Wait until it claims salons."""
-        while not self.manager._owning:
+        while not self.is_claiming:
             if self._running.done():
                 await self._running
             await asyncio.sleep(0.005)
@@ -487,7 +501,11 @@ async def world(
     settings.WHATSAPP_LOOK_INTERVAL = 600
     settings.WHATSAPP_PAIRING_TIMEOUT = 60
     settings.WHATSAPP_FINISH_TIMEOUT = 60
-    monkeypatch.setattr(ownership, "ANSWER_SECONDS", 20.0)
+    monkeypatch.setattr(ownership, "LEASE_SECONDS", 40.0)
+    monkeypatch.setattr(ownership, "SESSION_SECONDS", 120.0)
+    monkeypatch.setattr(ownership, "CONNECT_SECONDS", 40.0)
+    monkeypatch.setattr(ownership, "PROBE_SECONDS", 20.0)
+    monkeypatch.setattr(claims, "GRACE_SECONDS", 0.0)
     monkeypatch.setattr(policy, "RECONNECT_FIRST_SECONDS", 0.1)
     new = World(simulator)
     try:

@@ -6,10 +6,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import psycopg
 import pytest
 import pytest_asyncio
+from django.db import connection as db_connection
+from psycopg.conninfo import make_conninfo
 
 from whatsapp.gateway import ownership
 from whatsapp.gateway.database import conninfo
 from whatsapp.gateway.ownership import LocksLost, Ownership
+from whatsapp.services import gateways
 from whatsapp.services.claims import LOCK_CLASS
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -22,7 +25,7 @@ BEGIN
 END $$
 """
 
-Connect = Callable[[str], Awaitable[Ownership]]
+Connect = Callable[..., Awaitable[Ownership]]
 
 
 @pytest_asyncio.fixture
@@ -31,8 +34,11 @@ async def connect(transactional_db: None) -> AsyncIterator[Connect]:
     address = await asyncio.to_thread(conninfo)
     owners: list[Ownership] = []
 
-    async def connected(name: str) -> Ownership:
-        owner = Ownership(address, name)
+    async def connected(
+        name: str, on_free: Callable[[list[int]], None] = print
+    ) -> Ownership:
+        number = await asyncio.to_thread(_join, name)
+        owner = Ownership(address, name, number, on_free)
         owners.append(owner)
         await owner.connect()
         return owner
@@ -40,6 +46,20 @@ async def connect(transactional_db: None) -> AsyncIterator[Connect]:
     yield connected
     for owner in owners:
         await owner.close()
+
+
+def _join(name: str) -> int:
+    try:
+        return gateways.join(name)
+    finally:
+        db_connection.close()
+
+
+def _shares() -> dict[str, int]:
+    try:
+        return {share.name: share.salons for share in gateways.shares()}
+    finally:
+        db_connection.close()
 
 
 async def _terminate(name: str) -> None:
@@ -106,6 +126,8 @@ async def test_a_cut_connection_is_noticed_at_once(
     connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ownership, "HEARTBEAT_SECONDS", 60)
+    monkeypatch.setattr(ownership, "LEASE_SECONDS", 120)
+    monkeypatch.setattr(ownership, "SESSION_SECONDS", 120)
     one, other = await connect("one"), await connect("other")
     await one.acquire([1])
     watching = asyncio.create_task(one.watch())
@@ -134,12 +156,88 @@ async def test_watching_goes_on_while_the_connection_is_used(
 async def test_a_connection_that_does_not_answer_counts_as_lost(
     connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ownership, "ANSWER_SECONDS", 0.2)
-    one = await connect("one")
+    one = await connect("asleep")
+    monkeypatch.setattr(ownership, "LEASE_SECONDS", 0.3)
     with pytest.raises(LocksLost):
-        await one._query("SELECT pg_sleep(1)", ())
+        await one._query("SELECT pg_sleep(60)", ())
     with pytest.raises(LocksLost):
         await one.acquire([1])
+    assert not one.may_hold, "somebody else may have the locks by now"
+
+
+async def test_a_gateway_that_says_nothing_loses_its_salons(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one whose process is stopped, or that is cut off from the database."""
+    other = await connect("other")
+    monkeypatch.setattr(ownership, "SESSION_SECONDS", 0.3)
+    one = await connect("one")
+    assert await one.acquire([1]) == [1]
+    # Waits until the lock is free.
+    await other._query("SELECT pg_advisory_lock(%s, 1)", (LOCK_CLASS,))
+    with pytest.raises(LocksLost):
+        await one.acquire([2])
+
+
+async def test_sockets_may_stay_open_as_long_as_nobody_can_have_the_locks(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = await connect("one")
+    assert not one.may_hold, "there is nothing to hold"
+    await _terminate("one")
+    with pytest.raises(LocksLost):
+        await one.acquire([1])
+    assert one.may_hold, "it may be this one connection only"
+    monkeypatch.setattr(one, "_hold_until", 0)
+    address = one._conninfo
+    one._conninfo = make_conninfo(address, port=1)
+    with pytest.raises(psycopg.OperationalError):
+        await one.connect()
+    assert one.may_hold, "who is refused is so as everybody is"
+    monkeypatch.setattr(ownership, "HOLD_SECONDS", 0)
+    with pytest.raises(psycopg.OperationalError):
+        await one.connect()
+    assert not one.may_hold, "but not for ever"
+    one._conninfo = address
+    await one.connect()
+    one.settle()
+    assert not one.may_hold
+
+
+async def test_a_gateway_is_counted_while_it_lives_and_until_it_leaves(
+    connect: Connect,
+) -> None:
+    one, other = await connect("one"), await connect("other")
+    await one.acquire([1, 2])
+    await other.acquire([3])
+    assert await asyncio.to_thread(_shares) == {"one": 2, "other": 1}
+    await one.leave()
+    assert await asyncio.to_thread(_shares) == {"other": 1}
+    await _terminate("other")
+    assert await asyncio.to_thread(_shares) == {}
+
+
+async def test_what_is_left_to_a_gateway_only_that_one_hears(connect: Connect) -> None:
+    heard: list[int] = []
+    heard_by_other: list[int] = []
+    one = await connect("one", heard.extend)
+    other = await connect("other", heard_by_other.extend)
+    leaving = await connect("leaving")
+    salons = list(range(1, 1201))
+    await leaving.tell_free(salons, "one")
+    for owner in (one, other):
+        await owner._query("SELECT 1", ())
+    assert heard == salons
+    assert heard_by_other == []
+
+
+@pytest.mark.parametrize("payload", ["", "[]", "{", '{"to": "one", "salons": ["x"]}'])
+async def test_a_notice_that_is_none_is_ignored(connect: Connect, payload: str) -> None:
+    heard: list[int] = []
+    one = await connect("one", heard.extend)
+    await one._query("SELECT pg_notify(%s, %s)", (gateways.CHANNEL, payload))
+    assert heard == []
+    assert await one.acquire([1]) == [1]
 
 
 async def test_without_a_connection_nothing_is_acquired(connect: Connect) -> None:

@@ -5,10 +5,12 @@ import os
 import re
 import signal
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from tests.gateway_fixtures import (
     PATIENCE,
@@ -17,6 +19,7 @@ from tests.gateway_fixtures import (
     SalonStory,
     World,
     clean_database,
+    silence,
     simulator,
     world,
 )
@@ -127,7 +130,8 @@ async def test_a_link_that_is_finishing_is_finished_by_the_next_gateway(
 async def test_a_gateway_that_is_cut_off_closes_before_the_other_opens(
     world: World, monkeypatch: pytest.MonkeyPatch, settings: Any
 ) -> None:
-    monkeypatch.setattr(ownership, "HEARTBEAT_SECONDS", 30)
+    monkeypatch.setattr(ownership, "CONNECT_SECONDS", 0.1)
+    monkeypatch.setattr(ownership, "PROBE_SECONDS", 0.1)
     settings.WHATSAPP_LOOK_INTERVAL = 2
     one = await world.gateway()
     linked = [await world.open_salon() for _ in range(4)]
@@ -136,15 +140,17 @@ async def test_a_gateway_that_is_cut_off_closes_before_the_other_opens(
         SessionRef(salon.salon.session_id, 10**6, (await salon.session()).epoch)
         for salon in linked
     ]
-    monkeypatch.setattr("whatsapp.gateway.manager.RECONNECT_SECONDS", 60)
-    await _has_looked(other, monkeypatch)
-    await world.sql(
-        "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity"
-        " WHERE application_name = %s AND datname = current_database()",
-        f"gateway {one.name}"[:63],
-    )
-    await world.until(lambda: _is_owned_by(linked, other.name), "the take-over")
-    await asyncio.gather(*(salon.status("open") for salon in linked))
+    with silence() as port:
+        owned = one.manager.claimer._ownership
+        owned._conninfo = make_conninfo(owned._conninfo, port=port)
+        await _has_looked(other, monkeypatch)
+        await world.sql(
+            "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity"
+            " WHERE application_name = %s AND datname = current_database()",
+            f"gateway {one.name}"[:63],
+        )
+        await world.until(lambda: _is_owned_by(linked, other.name), "the take-over")
+        await asyncio.gather(*(salon.status("open") for salon in linked))
     for ref in refs:
         with pytest.raises(StoreRefused):
             await one.manager.store.save(
@@ -155,15 +161,87 @@ async def test_a_gateway_that_is_cut_off_closes_before_the_other_opens(
         assert (device["logins"], device["peakOpenSockets"]) == (2, 1)
 
 
+async def test_a_gateway_that_joins_gets_its_share_one_login_each(
+    world: World, settings: Any
+) -> None:
+    settings.WHATSAPP_LOOK_INTERVAL = 0.2
+    linked = [await world.linked_salon() for _ in range(7)]
+    one = await world.gateway()
+    await asyncio.gather(*(salon.status("open") for salon in linked))
+    asked = await world.salon()
+    await asked.ask_code()
+    code = await asked.code()
+    other = await world.gateway()
+    await world.until(
+        lambda: _shares_are(linked, {one.name: 3, other.name: 4}), "they share"
+    )
+    await asyncio.gather(*(salon.status("open") for salon in linked))
+    assert (await asked.enter(code))["ok"], "who is linking is left in peace"
+    await asked.status("open")
+    moved = [salon for salon in linked if (await salon.session()).owner == other.name]
+    for salon in linked:
+        device = await world.device(await salon.me())
+        assert device["logins"] == 1 + (salon in moved)
+
+    await other.stop()
+    await world.until(lambda: _is_owned_by(linked, one.name), "the hand-over")
+
+
+async def _shares_are(stories: list[SalonStory], wanted: dict[str, int]) -> bool:
+    owners = [(await story.session()).owner for story in stories]
+    return Counter(owners) == wanted
+
+
+async def test_gateways_leave_salons_to_each_other_without_the_channel_layer(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The regular look is ten minutes away: only the database can have told."""
+    monkeypatch.setattr("whatsapp.gateway.manager.get_channel_layer", lambda: None)
+    monkeypatch.setattr("whatsapp.events.get_channel_layer", lambda: None)
+    linked = [await world.linked_salon() for _ in range(4)]
+    one = await world.gateway()
+    await asyncio.gather(*(salon.status("open") for salon in linked))
+    others = [await world.gateway(), await world.gateway()]
+    await one.stop()
+    await world.until(
+        lambda: _shares_are(linked, {other.name: 2 for other in others}), "they share"
+    )
+    await asyncio.gather(*(salon.status("open") for salon in linked))
+
+
+async def test_a_salon_whose_owner_may_come_back_is_left_to_it_for_a_while(
+    world: World, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database was started a moment ago: whoever had the lock has not it any more."""
+    settings.WHATSAPP_LOOK_INTERVAL = 0.1
+    monkeypatch.setattr(claims, "GRACE_SECONDS", 10**9)
+    left, free = await world.linked_salon(), await world.linked_salon()
+    await world.sql(
+        "UPDATE whatsapp_whatsappsession SET owner = 'another', status = 'open'"
+        " WHERE salon_id = %s",
+        left.pk,
+    )
+    gateway = await world.gateway()
+    await free.status("open")
+    await left.connect()
+    await _has_looked(gateway, monkeypatch)
+    await _has_looked(gateway, monkeypatch)
+    session = await left.session()
+    assert (session.owner, session.status) == ("another", "open")
+    monkeypatch.setattr(claims, "GRACE_SECONDS", 0)
+    await world.until(lambda: _is_owned_by([left], gateway.name), "it is claimed")
+    await left.status("open")
+
+
 async def _has_looked(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait until it has just looked, so that its next look is a whole interval away."""
-    looked, claim_all = asyncio.Event(), gateway.manager._claim_all
+    looked, claim_all = asyncio.Event(), gateway.manager.claimer.claim_all
 
     async def noted() -> None:
         await claim_all()
         looked.set()
 
-    monkeypatch.setattr(gateway.manager, "_claim_all", noted)
+    monkeypatch.setattr(gateway.manager.claimer, "claim_all", noted)
     async with asyncio.timeout(PATIENCE):
         await looked.wait()
 

@@ -1,9 +1,14 @@
 """How the gateway reaches PostgreSQL: services in threads, and its own connections."""
 
+import asyncio
+import contextlib
+import os
+import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
+import psycopg
 from asgiref.sync import SyncToAsync
 from django.db import InterfaceError, OperationalError, connections
 from psycopg.conninfo import make_conninfo
@@ -46,6 +51,55 @@ def _with_own_connection(
     finally:
         # Back to the pool, which pages share: an idle thread must not keep one.
         connections.close_all()
+
+
+class NoAnswer(psycopg.OperationalError):
+    """The database did not answer in time; the connection is given up."""
+
+
+async def query(
+    connection: psycopg.AsyncConnection,
+    sql: bytes,
+    params: tuple[object, ...] | dict[str, object],
+    within: float,
+) -> list[tuple[Any, ...]]:
+    """Run a statement and return its rows, in any case within the given time.
+
+    A cancelled psycopg asks the server to cancel and waits for that, which a database
+    that is stopped or cut off does not do: the socket is shut down instead. What became
+    of the statement is then unknown, and it may yet be executed.
+
+    Raises:
+        NoAnswer: there was none ``within`` so many seconds; the connection is broken.
+    """
+
+    async def run() -> list[tuple[Any, ...]]:
+        cursor = await connection.execute(sql, params)
+        return await cursor.fetchall() if cursor.description else []
+
+    running = asyncio.ensure_future(run())
+    try:
+        done, _pending = await asyncio.wait({running}, timeout=max(within, 0))
+    except asyncio.CancelledError:
+        await _cut(connection, running)
+        raise
+    if not done:
+        await _cut(connection, running)
+        raise NoAnswer("no answer in time")
+    return running.result()
+
+
+async def _cut(
+    connection: psycopg.AsyncConnection, running: asyncio.Future[Any]
+) -> None:
+    if not connection.closed:
+        # A descriptor of its own: psycopg closes the other one when it notices.
+        twin = socket.socket(fileno=os.dup(connection.fileno()))
+        with twin, contextlib.suppress(OSError):
+            twin.shutdown(socket.SHUT_RDWR)
+    await asyncio.wait({running})
+    if not running.cancelled():
+        running.exception()  # it is what we have just brought about
 
 
 def conninfo() -> str:

@@ -1,7 +1,6 @@
 """The gateway: which salons it runs, and one engine for all of them."""
 
 import asyncio
-import contextlib
 import itertools
 import logging
 import os
@@ -11,7 +10,6 @@ from collections import Counter
 from collections.abc import Coroutine, Iterable
 from typing import Any
 
-import psycopg
 from channels.layers import get_channel_layer
 from django.conf import settings
 
@@ -30,21 +28,34 @@ from whatsapp.engine import (
 from whatsapp.engine.protocol import Event, SessionEvent
 from whatsapp.gateway import policy
 from whatsapp.gateway.auth_store import UNSTORED_EPOCH, DatabaseAuthStore
+from whatsapp.gateway.claimer import Claimer
 from whatsapp.gateway.database import DATABASE_ERRORS, Services, conninfo
 from whatsapp.gateway.messages import Abandon, Gone, Look, Pulse
-from whatsapp.gateway.ownership import LocksLost, Ownership
+from whatsapp.gateway.ownership import LocksLost
+from whatsapp.gateway.pace import Pace
 from whatsapp.gateway.runner import SalonRunner
 from whatsapp.gateway.web_version import WebVersions
-from whatsapp.services import attempts, claims, credentials, sessions, timeline
+from whatsapp.services import (
+    attempts,
+    claims,
+    credentials,
+    gateways,
+    sessions,
+    timeline,
+)
 
 logger = logging.getLogger(__name__)
 
-CLAIM_BATCH = 200
 UNWATCHED_SECONDS = 120.0
-ALIVE_FLUSH_SECONDS = 30.0
-DEGRADED_SECONDS = 75.0
-HAND_OVER_SECONDS = 1.8
+CLOSE_SECONDS = 1.8
 COURTESY_SECONDS = 0.5
+LIFE_SECONDS = 5.0
+"""Between two looks at who was heard, and what of it is stored."""
+DEGRADED_SECONDS = 45.0
+"""WhatsApp answers a ping every 30 s: a session that was not heard for longer is not
+called open any more."""
+REVIVE_SECONDS = 75.0
+"""Baileys has given up a dead connection by then. If it has not, we do."""
 FIRST_HOUSEKEEPING_SECONDS = 5.0
 HOUSEKEEPING_SECONDS = 3600.0
 DISMISS_SECONDS = 20.0
@@ -75,19 +86,19 @@ class SessionManager:
         self.settings = policy.Clocks(finish=settings.WHATSAPP_FINISH_TIMEOUT)
         self._engine_options = engine_options
         self._generations = itertools.count(1)
-        self._runners: dict[int, SalonRunner] = {}
+        self.runners: dict[int, SalonRunner] = {}
         self._by_generation: dict[int, SalonRunner | _Listener] = {}
         self.replaced: Counter[int] = Counter()
         self._seen: dict[int, float] = {}
+        self.left = asyncio.Event()
+        self.pace = Pace(settings.WHATSAPP_START_RATE)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._claiming = asyncio.Lock()
-        self._idle = asyncio.Event()
-        self._owning = False
         self._channel = ""
+        self._id = 0
         self.store: DatabaseAuthStore
         self.engine: Engine
         self.web: WebVersions
-        self._ownership: Ownership
+        self.claimer: Claimer
 
     # --- life -------------------------------------------------------------------------
 
@@ -102,7 +113,7 @@ class SessionManager:
         try:
             async with asyncio.TaskGroup() as duties:
                 running = [
-                    duties.create_task(self._own(), name="ownership"),
+                    duties.create_task(self.claimer.own(), name="ownership"),
                     duties.create_task(self._look_regularly(), name="looks"),
                     duties.create_task(self._listen(), name="layer"),
                     duties.create_task(self._watch_life(), name="proof of life"),
@@ -111,15 +122,16 @@ class SessionManager:
                 await stop.wait()
                 for duty in running:
                     duty.cancel()
-            await self._hand_over()
+            await self.claimer.hand_over()
         finally:
             for task in self._tasks:
                 task.cancel()
             if self._tasks:
                 await asyncio.wait(self._tasks, timeout=COURTESY_SECONDS)
             await self.engine.stop()
-            await self._ownership.close()
+            await self.claimer.close()
             await self.store.close()
+            await self._briefly(self.services(gateways.leave, self._id))
             self.services.close()
 
     async def _starts_before(self, stop: asyncio.Event) -> bool:
@@ -143,7 +155,7 @@ class SessionManager:
         database = await self._reach_database()
         self.store = DatabaseAuthStore(database)
         await self.store.open()
-        self._ownership = Ownership(database, self.name)
+        self.claimer = Claimer(self, self._id, database)
         self.engine = Engine(
             store=self.store, on_event=self._on_event, **self._engine_options
         )
@@ -160,35 +172,20 @@ class SessionManager:
             self._engine_options.get("web_version") or self.engine.versions.web,
             settings.WHATSAPP_VERSION_URL,
         )
+        await self.web.look()
 
     async def _reach_database(self) -> str:
         while True:
             try:
+                self._id = await self.services(gateways.join, self.name)
                 return await self.services(conninfo)
             except DATABASE_ERRORS as error:
                 logger.warning("No database yet: %s", type(error).__name__)
                 await asyncio.sleep(RECONNECT_SECONDS)
 
-    async def _hand_over(self) -> None:
-        """Close every socket and free every salon, within two seconds."""
-        self._owning = False
-        runners = list(self._runners.values())
-        for runner in runners:
-            runner.post(Abandon())
-        if self._runners:
-            self._idle.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(HAND_OVER_SECONDS):
-                    await self._idle.wait()
-        # The locks go with their connection, whether or not the database listens.
-        pks = [runner.salon_pk for runner in runners]
-        await self._briefly(self.services(claims.give_up, pks, self.name))
-        await self._ownership.close()
-        await self._briefly(self.services(events.wake_gateways, None))
-
     async def _briefly(self, work: Coroutine[Any, Any, None]) -> None:
         """Give a courtesy a moment; a thread that waits for the database goes on."""
-        task = self.spawn(work, "hand over")
+        task = self.spawn(work, "courtesy")
         await asyncio.wait([task], timeout=COURTESY_SECONDS)
 
     # --- what runners need ------------------------------------------------------------
@@ -241,81 +238,35 @@ class SessionManager:
         except Exception:
             logger.exception("%s failed", name)
 
-    async def release(self, runner: SalonRunner) -> None:
-        """Give a salon up: its owner is cleared first, then its lock is freed."""
-        pk = runner.salon_pk
-        try:
-            await self.services(claims.give_up, [pk], self.name)
-        except DATABASE_ERRORS as error:
-            # A stale owner is no harm: what counts is the lock.
-            logger.warning("Owner not cleared: %s", type(error).__name__)
-        with contextlib.suppress(LocksLost):  # then it is free already
-            await self._ownership.release([pk])
+    # --- salons -----------------------------------------------------------------------
+
+    def start_runner(self, salon_pk: int) -> None:
+        """Run a salon that is ours now."""
+        runner = self.runners[salon_pk] = SalonRunner(self, salon_pk)
+        runner.post(Look())
+
+    async def release(self, runner: SalonRunner, to: str = "") -> None:
+        """Give a salon up, to the gateway of this name if it is to have it."""
+        await self.claimer.release(runner, to)
         self.forget(runner)
-        if runner.missed:
-            await self._look_at(pk)
+        if runner.missed and not to:
+            await self._look_at(runner.salon_pk)
 
     def forget(self, runner: SalonRunner) -> None:
         """Drop a runner that has ended."""
-        self._runners.pop(runner.salon_pk, None)
+        self.runners.pop(runner.salon_pk, None)
         self._seen.pop(runner.salon_pk, None)
-        if not self._runners:
-            self._idle.set()
+        self.left.set()
 
-    # --- ownership --------------------------------------------------------------------
-
-    async def _own(self) -> None:
-        """Hold the lock connection; without it, hold no socket."""
-        while True:
-            try:
-                await self._ownership.connect()
-                self._owning = True
-                await self._claim_all()
-                await self._ownership.watch()
-            except (LocksLost, psycopg.OperationalError, *DATABASE_ERRORS) as error:
-                logger.warning("Ownership is lost: %s", type(error).__name__)
-            self._owning = False
-            await self._abandon_all()
-            await self._ownership.close()
-            await asyncio.sleep(RECONNECT_SECONDS)
-
-    async def _abandon_all(self) -> None:
-        """Close every socket at once; what runners still wait for takes its time."""
-        refs = [runner.ref for runner in self._runners.values() if runner.ref]
-        for runner in list(self._runners.values()):
+    async def abandon(self, runners: Iterable[SalonRunner]) -> None:
+        """Close sockets at once; what their runners still wait for takes its time."""
+        ending = list(runners)
+        refs = [runner.ref for runner in ending if runner.ref]
+        for runner in ending:
             runner.post(Abandon())
         closing = [asyncio.create_task(self.engine.close(ref)) for ref in refs]
         if closing:
-            await asyncio.wait(closing, timeout=HAND_OVER_SECONDS)
-
-    async def _claim_all(self) -> None:
-        await self.web.look()
-        while self._owning:
-            wanted = await self.services(claims.candidates, CLAIM_BATCH)
-            claimed = await self._claim(wanted)
-            if len(wanted) < CLAIM_BATCH or not claimed:
-                return
-
-    async def _claim(self, pks: list[int]) -> int:
-        """Claim salons and start a runner for each; return how many are ours now."""
-        async with self._claiming:
-            # A runner that still ends (a paired device to store) keeps its salon out.
-            free = [pk for pk in pks if pk not in self._runners]
-            if not (self._owning and free):
-                return 0
-            acquired = await self._ownership.acquire(free)
-            if not acquired:
-                return 0
-            try:
-                await self.services(claims.take_over, acquired, self.name)
-            except DATABASE_ERRORS:
-                # A lock without a runner would keep the salon from everybody.
-                await self._ownership.release(acquired)
-                raise
-            for pk in acquired:
-                runner = self._runners[pk] = SalonRunner(self, pk)
-                runner.post(Look())
-            return len(acquired)
+            await asyncio.wait(closing, timeout=CLOSE_SECONDS)
 
     # --- looking ----------------------------------------------------------------------
 
@@ -326,36 +277,45 @@ class SessionManager:
             try:
                 await self.services(attempts.expire_overdue)
                 await self.services(attempts.cancel_unwatched, UNWATCHED_SECONDS)
-                if self._owning:
+                await self.web.look()
+                if self.claimer.is_claiming:
                     await self._look_at_changed()
-                    await self._claim_all()
+                    await self.claimer.claim_all()
+                    await self._share()
                 await self.services(claims.demote_unowned)
+                await self.services(claims.demote_silent)
             except (LocksLost, *DATABASE_ERRORS) as error:
                 logger.warning("Cannot look: %s", type(error).__name__)
             except Exception:  # one odd row must not take every salon's socket down
                 logger.exception("The regular look failed")
 
+    async def _share(self) -> None:
+        await self.services(gateways.touch, self._id, [])
+        await self.claimer.share()
+        # One rate for all: each gateway has its part of it.
+        self.pace.per_second = settings.WHATSAPP_START_RATE / self.claimer.gateways
+
     async def _look_at_changed(self) -> None:
         views = await self.services(claims.views, self.name)
         for pk, epoch, wanted, attempt_id in views:
-            runner = self._runners.get(pk)
+            runner = self.runners.get(pk)
             if runner is not None and runner.is_outdated(epoch, wanted, attempt_id):
                 runner.post(Look())
         known = {view[0] for view in views}
-        for pk, runner in list(self._runners.items()):
+        for pk, runner in list(self.runners.items()):
             if pk not in known:
                 runner.post(Look())
 
     async def _look_at(self, pk: int | None) -> None:
-        runner = self._runners.get(pk) if pk is not None else None
+        runner = self.runners.get(pk) if pk is not None else None
         if runner is not None:
             runner.post(Look(hurry=True))
             return
         try:
             if pk is None:
-                await self._claim_all()
+                await self.claimer.claim_all()
             else:
-                await self._claim([pk])
+                await self.claimer.claim([pk])
         except (LocksLost, *DATABASE_ERRORS) as error:
             logger.warning("Cannot claim: %s", type(error).__name__)
 
@@ -389,6 +349,7 @@ class SessionManager:
                 await self.services(credentials.clear_expiry)
                 await self.services(credentials.purge_archive)
                 await self.services(timeline.purge)
+                await self.services(gateways.purge)
                 if layer is not None and self._channel:
                     # The in-memory layer forgets members of a group after a day.
                     await layer.group_add(events.GATEWAYS_GROUP, self._channel)
@@ -403,12 +364,12 @@ class SessionManager:
                 self._on_alive(seen.items())
             case EngineStopped(error=error):
                 logger.error("Node.js ended: %s", error)
-                for runner in list(self._runners.values()):
+                for runner in list(self.runners.values()):
                     if runner.ref is not None:
                         runner.post(Gone(runner.ref, DisconnectReason.ENGINE_GONE))
             case EngineStarted(versions=versions):
                 logger.info("Baileys %s on Node.js %s", versions.baileys, versions.node)
-                for runner in list(self._runners.values()):
+                for runner in list(self.runners.values()):
                     runner.post(Look(hurry=True))
             case _:
                 listener = self._by_generation.get(event.ref.generation)
@@ -424,19 +385,32 @@ class SessionManager:
 
     async def _watch_life(self) -> None:
         """Store the proofs of life, and notice sessions that gave none for long."""
+        stored: dict[int, float] = {}
         while True:
-            await asyncio.sleep(ALIVE_FLUSH_SECONDS)
+            await asyncio.sleep(LIFE_SECONDS)
             now = asyncio.get_running_loop().time()
-            ages: dict[int, float] = {}
-            for pk, runner in self._runners.items():
+            heard: dict[int, float] = {}
+            for pk, runner in self.runners.items():
                 if not runner.is_open or runner.ref is None:
                     continue
-                age = now - self._seen.setdefault(pk, now)
-                if age < ALIVE_FLUSH_SECONDS:
-                    ages[pk] = age
-                if (age > DEGRADED_SECONDS) != runner.is_silent:
-                    runner.post(Pulse(runner.ref, silent=age > DEGRADED_SECONDS))
+                seen = self._seen.setdefault(pk, now)
+                if stored.get(pk) != seen:
+                    heard[pk] = seen
+                self._judge_silence(runner, runner.ref, now - seen)
+            stored = {pk: at for pk, at in stored.items() if pk in self.runners}
+            if not heard:
+                continue
+            ages = {pk: now - seen for pk, seen in heard.items()}
             try:
                 await self.services(sessions.record_alive, ages)
+                stored |= heard
             except DATABASE_ERRORS as error:
                 logger.warning("Proof of life not stored: %s", type(error).__name__)
+
+    @staticmethod
+    def _judge_silence(runner: SalonRunner, ref: SessionRef, age: float) -> None:
+        if age > REVIVE_SECONDS:
+            # Once: it is not open any more when it is handled.
+            runner.post(Gone(ref, DisconnectReason.SILENCE))
+        elif (age > DEGRADED_SECONDS) != runner.is_silent:
+            runner.post(Pulse(ref, silent=age > DEGRADED_SECONDS))

@@ -54,9 +54,16 @@ class Pulse:
 
 
 @dataclass(frozen=True, slots=True)
+class Leave:
+    """Close, and leave the salon to the gateway of this name."""
+
+    to: str
+
+
+@dataclass(frozen=True, slots=True)
 class Abandon:
-    """The locks are lost: close and forget, write nothing."""
+    """The locks are lost, or about to be: close and forget, write nothing."""
 
 
 SocketMessage: TypeAlias = SessionEvent | Code | Refused | Gone | FinishOverdue | Pulse
-Message: TypeAlias = SocketMessage | Look | Abandon
+Message: TypeAlias = SocketMessage | Look | Leave | Abandon

@@ -42,12 +42,14 @@ from whatsapp.gateway.messages import (
     Code,
     FinishOverdue,
     Gone,
+    Leave,
     Look,
     Message,
     Pulse,
     Refused,
     SocketMessage,
 )
+from whatsapp.gateway.pace import Pace
 from whatsapp.gateway.web_version import WebVersions
 from whatsapp.models import PairingAttempt, Salon, WhatsAppSession
 from whatsapp.phones import phone_from_jid
@@ -84,6 +86,7 @@ class Host(Protocol):
     services: Services
     settings: policy.Clocks
     replaced: Counter[int]
+    pace: Pace
     web: WebVersions
 
     def new_ref(
@@ -98,7 +101,7 @@ class Host(Protocol):
 
     def dismiss(self, creds: str) -> None: ...
 
-    async def release(self, runner: "SalonRunner") -> None: ...
+    async def release(self, runner: "SalonRunner", to: str = "") -> None: ...
 
     def forget(self, runner: "SalonRunner") -> None: ...
 
@@ -118,6 +121,8 @@ class SalonRunner:
         self.ref: SessionRef | None = None
         self.is_open = False
         self.is_silent = False
+        self.is_entered = False
+        """A code was just typed on the phone: within a moment it is a link, or not."""
         self._host = host
         self._salon: Salon | None = None
         self._mode = Mode.RESUME
@@ -127,6 +132,7 @@ class SalonRunner:
         self._bad_sessions = 0
         self._restarts = 0
         self._opened_at = 0.0
+        self._turn: float | None = None
         self._version = (0, 0, 0)
         self._timer: asyncio.TimerHandle | None = None
         self._waiting = False
@@ -154,6 +160,16 @@ class SalonRunner:
             self._drain = self._host.spawn(
                 self._run_mailbox(), f"salon {self.salon_pk}"
             )
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether it ends, or has ended: it does nothing more for its salon."""
+        return self._gone or self._abandoned
+
+    @property
+    def may_move(self) -> bool:
+        """Whether another gateway may have the salon: nobody is just linking it."""
+        return not self.is_leaving and self.attempt_id is None
 
     def is_outdated(self, epoch: int, wanted: bool, attempt_id: int | None) -> bool:
         """Say whether the rows are not what this runner acts on."""
@@ -194,6 +210,8 @@ class SalonRunner:
                 if hurry:
                     self._stop_waiting()
                 await self._look()
+            case Leave(to=to):
+                await self._leave(to)
             case Abandon():
                 await self._abandon()
             case _:
@@ -234,8 +252,10 @@ class SalonRunner:
                 ):
                     self.post(Look())
             case CodeEntered():
+                self.is_entered = True
                 await self._call(attempts.record_entered, attempt_id, ref.epoch)
             case CodeRejected():
+                self.is_entered = False
                 logger.info("%s: a code was entered and refused", ref.session_id)
             case CodeExpired():
                 await self._expire_attempt(attempt_id, ref.epoch)
@@ -261,17 +281,40 @@ class SalonRunner:
         if work.attempt is not None:
             if work.attempt.id != self.attempt_id or self.ref is None:
                 await self._serve_attempt(work, work.attempt)
-        elif not (work.wanted and work.creds.linked):
+        elif work.wanted and work.creds.linked:
+            await self._keep_running(work)
+        else:
             await self._close_socket()
             await self._host.services(
                 sessions.record_stopped, work.salon, self._host.name
             )
             await self._release()
-        elif self.ref is None and not self._waiting:
-            if work.status == Status.BANNED or work.wait > 0:
-                await self._release()
-            else:
-                await self._resume(work)
+
+    async def _keep_running(self, work: Work) -> None:
+        """See that a linked session runs, unless it is to wait."""
+        if self.is_open and work.status == Status.RECONNECTING:
+            # Somebody has taken us for lost, while nobody could see our lock.
+            await self._call(sessions.record, work.epoch, Status.OPEN)
+        if self.ref is not None or self._waiting:
+            return
+        if work.status == Status.BANNED or work.wait > 0:
+            await self._release()
+        elif self._has_turn():
+            await self._resume(work)
+
+    def _has_turn(self) -> bool:
+        """Say whether it may start now; if not, it looks again when its turn comes.
+
+        Somebody who waits in front of a page needs no turn.
+        """
+        now = asyncio.get_running_loop().time()
+        if self._turn is None:
+            self._turn = self._host.pace.turn()
+        if self._turn > now:
+            self._later(self._turn - now, Look(hurry=True))
+            return False
+        self._turn = None
+        return True
 
     async def _drop_ended_attempt(self, work: Work) -> None:
         """Close a link socket whose attempt was ended by somebody else."""
@@ -390,7 +433,7 @@ class SalonRunner:
         """End the present socket; returns when it is gone and its writes are settled."""
         ref, self.ref = self.ref, None
         worker, self._worker = self._worker, None
-        self.is_open = self.is_silent = False
+        self.is_open = self.is_silent = self.is_entered = False
         if ref is None:
             return
         self._host.end_ref(ref)
@@ -434,6 +477,7 @@ class SalonRunner:
                 if asyncio.get_running_loop().time() > deadline:
                     raise
                 await asyncio.sleep(LOOK_AGAIN_SECONDS / 2)
+        self.is_entered = False
         if wanted:
             # WhatsApp closes with 515 next. If it does not, we go on without.
             self._later(RESTART_SECONDS, FinishOverdue(ref), waiting=False)
@@ -454,8 +498,10 @@ class SalonRunner:
 
     async def _on_pulse(self, ref: SessionRef, *, silent: bool) -> None:
         self.is_silent = silent
-        status = Status.DEGRADED if silent else Status.OPEN
-        await self._call(sessions.record, ref.epoch, status)
+        if silent:
+            await self._call(sessions.record, ref.epoch, Status.DEGRADED, "silent")
+        else:
+            await self._call(sessions.record, ref.epoch, Status.OPEN)
 
     async def _on_finish_overdue(self) -> None:
         if not self.is_open:
@@ -589,7 +635,8 @@ class SalonRunner:
     def _back_off(self) -> None:
         self._failures += 1
         delay = policy.reconnect_delay(self._failures)
-        self._later(delay * random.uniform(0.5, 1.0), Look(hurry=True))  # noqa: S311
+        # Full jitter: those who were lost together do not come back together.
+        self._later(random.uniform(0, delay), Look(hurry=True))  # noqa: S311
 
     def _later(self, delay: float, message: Message, *, waiting: bool = True) -> None:
         self._stop_waiting()
@@ -602,11 +649,16 @@ class SalonRunner:
             self._timer.cancel()
             self._timer = None
 
-    async def _release(self) -> None:
+    async def _release(self, to: str = "") -> None:
         self._gone = True
         self.missed = any(isinstance(message, Look) for message in self._mailbox)
         self._stop_waiting()
-        await self._host.release(self)
+        await self._host.release(self, to)
+
+    async def _leave(self, to: str) -> None:
+        if self.may_move:
+            await self._close_socket()
+            await self._release(to)
 
     async def _abandon(self) -> None:
         self._gone = True

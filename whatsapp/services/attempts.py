@@ -293,6 +293,25 @@ def expire_overdue() -> list[int]:
     return ended
 
 
+def end_shown_codes(salon_pks: list[int]) -> list[int]:
+    """End the codes that these salons are shown: the sockets they lived on are gone.
+
+    Returns:
+        The primary keys of the salons that had one.
+    """
+    shown = PairingAttempt.objects.filter(
+        finished_at=None,
+        kind=Kind.CODE,
+        stage__in=(Stage.SHOWN, Stage.ENTERED),
+        salon__in=salon_pks,
+    ).select_related("salon")
+    ended = []
+    for row in shown:
+        if fail(row.salon, row.pk, row.epoch, ErrorCode.CODE_EXPIRED, Stage.EXPIRED):
+            ended.append(row.salon_id)
+    return ended
+
+
 def cancel_unwatched(seconds: float) -> list[int]:
     """Cancel QRs that no page has looked at for ``seconds``; return the salons' keys."""
     unwatched = PairingAttempt.objects.filter(

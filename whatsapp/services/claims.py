@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from django.db import connection, transaction
-from django.db.models import F
 
 from whatsapp import events
 from whatsapp.models import Salon, WhatsAppSession
@@ -17,6 +16,10 @@ from whatsapp.services.credentials import StoredCreds
 
 LOCK_CLASS = 0x57415053
 """First half of a salon's advisory lock; the second is its primary key."""
+
+GRACE_SECONDS = 6.0
+"""A database that has restarted has forgotten all locks. For so long it leaves salons to
+their owners, who have kept the sockets open and come back for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +97,14 @@ _NOT_LOCKED = """NOT EXISTS (
       AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 )"""
 
+_LONG_UP = "now() - pg_postmaster_start_time() > make_interval(secs => %(grace)s)"
+
+# Whose owner of before may still come back for it is left to him.
+_MAY_TAKE = f"(s.owner IN ('', %(owner)s) OR (NOT %(patient)s::boolean AND {_LONG_UP}))"
+
 _UNOWNED_SQL = (
     "SELECT s.salon_id, s.epoch FROM whatsapp_whatsappsession s"  # noqa: S608
-    f" WHERE s.status IN ('open', 'degraded') AND {_NOT_LOCKED}"
+    f" WHERE s.status IN ('open', 'degraded') AND {_NOT_LOCKED} AND {_LONG_UP}"
 )
 
 # A salon wants a gateway when a link is being tried, when a linked session should run,
@@ -107,7 +115,7 @@ FROM whatsapp_whatsappsession s
 JOIN whatsapp_salon salon ON salon.id = s.salon_id
 LEFT JOIN whatsapp_pairingattempt a ON a.salon_id = s.salon_id AND a.finished_at IS NULL
 LEFT JOIN whatsapp_auth auth ON auth.company_id = 'company_' || salon.salon_id
-WHERE {_NOT_LOCKED}
+WHERE {_NOT_LOCKED} AND {_MAY_TAKE}
 AND (
     a.id IS NOT NULL
     OR s.status = ANY(%(running)s)
@@ -123,8 +131,14 @@ LIMIT %(limit)s
 """  # noqa: S608
 
 
-def candidates(limit: int) -> list[int]:
-    """Return salons that want a gateway and have none, those with an attempt first."""
+def candidates(limit: int, owner: str = "", *, patient: bool = False) -> list[int]:
+    """Return salons that want a gateway and have none, those with an attempt first.
+
+    Args:
+        limit: how many at most.
+        owner: the gateway that asks.
+        patient: leave out those that another gateway has not given up.
+    """
     with connection.cursor() as cursor:
         cursor.execute(
             _CANDIDATES_SQL,
@@ -132,6 +146,9 @@ def candidates(limit: int) -> list[int]:
                 "lock_class": LOCK_CLASS,
                 "running": [str(status) for status in WhatsAppSession.RUNNING],
                 "limit": limit,
+                "owner": owner,
+                "patient": patient,
+                "grace": GRACE_SECONDS,
             },
         )
         return [row[0] for row in cursor.fetchall()]
@@ -163,13 +180,45 @@ def demote_unowned() -> list[int]:
         The primary keys of the salons that it concerned.
     """
     with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute(_UNOWNED_SQL, {"lock_class": LOCK_CLASS})
+        cursor.execute(_UNOWNED_SQL, {"lock_class": LOCK_CLASS, "grace": GRACE_SECONDS})
         unowned = cursor.fetchall()
         if not unowned:
             return []
         # A gateway that has claimed a salon meanwhile has raised its epoch.
         pks, epochs = zip(*unowned, strict=True)
         cursor.execute(_DEMOTE_SQL, [list(pks), list(epochs)])
+        demoted = [row[0] for row in cursor.fetchall()]
+        for pk in demoted:
+            events.publish(pk)
+    return demoted
+
+
+SILENT_SECONDS = 90.0
+"""No proof of life is older while a gateway says "open": it notices long before."""
+
+_SILENT_SQL = """
+WITH free AS (
+    SELECT salon_id FROM whatsapp_whatsappsession
+    WHERE status = 'open' AND last_alive_at < now() - make_interval(secs => %s)
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE whatsapp_whatsappsession s
+SET status = 'degraded', reason = 'silent', since = now(), revision = s.revision + 1
+FROM free WHERE s.salon_id = free.salon_id RETURNING s.salon_id
+"""
+
+
+def demote_silent(seconds: float = SILENT_SECONDS) -> list[int]:
+    """Take back the word "connected" where nobody has proved it for too long.
+
+    A gateway that hangs may go on holding its locks for a while. Any process may call
+    it.
+
+    Returns:
+        The primary keys of the salons that it concerned.
+    """
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(_SILENT_SQL, [seconds])
         demoted = [row[0] for row in cursor.fetchall()]
         for pk in demoted:
             events.publish(pk)
@@ -195,14 +244,43 @@ def views(owner: str) -> list[tuple[int, int, bool, int | None]]:
     return rows
 
 
-def take_over(salon_pks: list[int], owner: str) -> None:
+_TAKE_OVER_SQL = f"""
+UPDATE whatsapp_whatsappsession s SET owner = %(owner)s, epoch = epoch + 1
+WHERE s.salon_id = ANY(%(salons)s) AND {_MAY_TAKE}
+RETURNING s.salon_id
+"""  # noqa: S608
+
+
+def take_over(salon_pks: list[int], owner: str, *, patient: bool = False) -> list[int]:
     """Write the new owner of salons whose locks it holds, and raise their epochs.
 
     From the commit on, nothing that an earlier owner still has in flight is accepted.
+
+    Args:
+        salon_pks: the salons.
+        owner: the gateway.
+        patient: leave those alone that another gateway has not given up.
+
+    Returns:
+        Those that are the gateway's now.
     """
-    WhatsAppSession.objects.filter(salon_id__in=salon_pks).update(
-        owner=owner, epoch=F("epoch") + 1
-    )
+    with connection.cursor() as cursor:
+        cursor.execute(
+            _TAKE_OVER_SQL,
+            {
+                "salons": salon_pks,
+                "owner": owner,
+                "patient": patient,
+                "grace": GRACE_SECONDS,
+            },
+        )
+        return [row[0] for row in cursor.fetchall()]
+
+
+def still_owned(salon_pks: Iterable[int], owner: str) -> set[int]:
+    """Return those salons of which ``owner`` is still the owner."""
+    rows = WhatsAppSession.objects.filter(salon_id__in=list(salon_pks), owner=owner)
+    return set(rows.values_list("salon_id", flat=True))
 
 
 def give_up(salon_pks: Iterable[int], owner: str) -> None:

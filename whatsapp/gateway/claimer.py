@@ -1,0 +1,328 @@
+"""Which salons this gateway runs: it claims, shares with the others, and lets go."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any, Protocol
+
+import psycopg
+
+from whatsapp.gateway import balance
+from whatsapp.gateway.database import DATABASE_ERRORS, Services
+from whatsapp.gateway.messages import Abandon, Leave, Look
+from whatsapp.gateway.ownership import LocksLost, Ownership
+from whatsapp.gateway.runner import SalonRunner
+from whatsapp.services import attempts, claims, gateways
+from whatsapp.services.gateways import Share
+
+logger = logging.getLogger(__name__)
+
+CLAIM_BATCH = 200
+RECONNECT_SECONDS = 0.5
+LEFT_SECONDS = 1.5
+"""What is still free after that is anybody's, however many one has already."""
+
+SETTLED_LOOKS = 2
+"""So many looks the gateways must have been the same ones before anything moves."""
+MOVED_SECONDS = 3.0
+"""For so long a salon that was handed over is left to the other."""
+
+CLOSE_SECONDS = 1.8
+COURTESY_SECONDS = 0.5
+POLL_SECONDS = 0.05
+ENTERED_SECONDS = 1.0
+"""For so long a code that was just typed on the phone may still become a link."""
+WAVE = 50
+WAVES = 20
+"""Salons are handed over in waves, a second apart: the others open them at their pace,
+and meanwhile the next ones are still connected here."""
+
+LOST = (LocksLost, psycopg.OperationalError, *DATABASE_ERRORS)
+
+
+class Host(Protocol):
+    """What the claimer needs of the gateway around it."""
+
+    name: str
+    services: Services
+    runners: dict[int, SalonRunner]
+    left: asyncio.Event
+    """Set whenever a runner has ended."""
+
+    def start_runner(self, salon_pk: int) -> None: ...
+
+    async def abandon(self, runners: Iterable[SalonRunner]) -> None: ...
+
+    def spawn(
+        self, work: Coroutine[Any, Any, None], name: str
+    ) -> asyncio.Task[None]: ...
+
+
+class Claimer:
+    """Keeps the locks of this gateway's salons, and its share of them fair.
+
+    Args:
+        host: the gateway.
+        gateway_id: of its row.
+        conninfo: libpq connection string, straight to PostgreSQL.
+    """
+
+    def __init__(self, host: Host, gateway_id: int, conninfo: str) -> None:
+        self.is_claiming = False
+        self.gateways = 1
+        """How many there are, this one included."""
+        self._host = host
+        self._id = gateway_id
+        self._ownership = Ownership(conninfo, host.name, gateway_id, self._on_free)
+        self._claiming = asyncio.Lock()
+        self._patient_until = 0.0
+        self._free_since: dict[int, float] = {}
+        self._moved: dict[int, float] = {}
+        self._known: frozenset[int] = frozenset()
+        self._same_looks = 0
+
+    # --- the locks --------------------------------------------------------------------
+
+    async def own(self) -> None:
+        """Hold the lock connection; without it, hold no socket for long."""
+        tries = 0
+        while True:
+            try:
+                await self._ownership.connect()
+                await self._regain()
+                self.is_claiming = True
+                tries = 0
+                await self.claim_all()
+                await self._ownership.watch()
+            except LOST as error:
+                logger.warning("Ownership is lost: %s", type(error).__name__)
+            self.is_claiming = False
+            self._patient_until = self._now() + claims.GRACE_SECONDS
+            await self._ownership.close()
+            if not self._ownership.may_hold:
+                await self._host.abandon(self._host.runners.values())
+            if tries:
+                await asyncio.sleep(RECONNECT_SECONDS)
+            tries += 1
+
+    async def _regain(self) -> None:
+        """Go on with those salons that nobody else has claimed meanwhile."""
+        staying = [
+            pk for pk, runner in self._host.runners.items() if not runner.is_leaving
+        ]
+        locked = await self._ownership.acquire(staying)
+        still = await self._host.services(claims.still_owned, locked, self._host.name)
+        # Some have ended while we asked.
+        kept = [pk for pk in still if self._is_staying(pk)]
+        await self._ownership.release(set(locked) - set(kept))
+        lost = set(self._host.runners) - set(kept)
+        if lost:
+            await self._host.abandon([self._host.runners[pk] for pk in lost])
+        self._ownership.settle()
+        for pk in kept:
+            self._host.runners[pk].post(Look())
+        if staying:
+            logger.info("%d of %d salons are still ours", len(kept), len(staying))
+
+    def _is_staying(self, pk: int) -> bool:
+        runner = self._host.runners.get(pk)
+        return runner is not None and not runner.is_leaving
+
+    async def close(self) -> None:
+        """Close the lock connection; whatever it still holds is free."""
+        await self._ownership.close()
+
+    # --- claiming ---------------------------------------------------------------------
+
+    async def claim_all(self) -> None:
+        """Claim this gateway's share of the salons that want one and have none."""
+        while self.is_claiming:
+            wanted = await self._host.services(
+                claims.candidates,
+                CLAIM_BATCH,
+                self._host.name,
+                patient=self._is_patient(),
+            )
+            claimed = await self.claim(await self._share_of(wanted))
+            if len(wanted) < CLAIM_BATCH or not claimed:
+                return
+
+    async def _share_of(self, wanted: list[int]) -> list[int]:
+        """Return those that this gateway should take, and those that nobody took."""
+        now = self._now()
+        self._free_since = {pk: self._free_since.get(pk, now) for pk in wanted}
+        if not wanted:
+            return []
+        shares = await self._host.services(gateways.shares)
+        room = balance.target(shares, self._id, len(wanted)) - len(self._ownership.held)
+        left = [pk for pk in wanted if now - self._free_since[pk] >= LEFT_SECONDS]
+        return list(dict.fromkeys([*wanted[: max(room, 0)], *left]))
+
+    async def claim(self, pks: list[int]) -> int:
+        """Claim salons and start a runner for each; return how many are ours now."""
+        async with self._claiming:
+            # A runner that still ends (a paired device to store) keeps its salon out.
+            free = [
+                pk
+                for pk in pks
+                if pk not in self._host.runners and not self._was_moved(pk)
+            ]
+            if not (self.is_claiming and free):
+                return 0
+            locked = await self._ownership.acquire(free)
+            if not locked:
+                return 0
+            try:
+                ours = await self._host.services(
+                    claims.take_over,
+                    locked,
+                    self._host.name,
+                    patient=self._is_patient(),
+                )
+            except DATABASE_ERRORS:
+                # A lock without a runner would keep the salon from everybody.
+                await self._ownership.release(locked)
+                raise
+            await self._ownership.release(set(locked) - set(ours))
+            for pk in ours:
+                self._free_since.pop(pk, None)
+                self._host.start_runner(pk)
+            return len(ours)
+
+    def _is_patient(self) -> bool:
+        return self._now() < self._patient_until
+
+    def _on_free(self, pks: list[int]) -> None:
+        self._host.spawn(self._claim_left(pks), "hand-over from another gateway")
+
+    async def _claim_left(self, pks: list[int]) -> None:
+        with contextlib.suppress(LocksLost):
+            await self.claim(pks)
+
+    async def release(self, runner: SalonRunner, to: str = "") -> None:
+        """Give a salon up: its owner is cleared first, then its lock is freed.
+
+        Args:
+            runner: of the salon.
+            to: the gateway that is to have it; empty: nobody needs to.
+        """
+        pk = runner.salon_pk
+        try:
+            await self._host.services(claims.give_up, [pk], self._host.name)
+        except DATABASE_ERRORS as error:
+            # A stale owner is no harm: what counts is the lock.
+            logger.warning("Owner not cleared: %s", type(error).__name__)
+        with contextlib.suppress(LocksLost):  # then it is free already
+            await self._ownership.release([pk])
+            if to:
+                self._moved[pk] = self._now()
+                await self._ownership.tell_free([pk], to)
+
+    # --- sharing ----------------------------------------------------------------------
+
+    async def share(self) -> None:
+        """Count the gateways; hand salons over if this one has too many."""
+        shares = await self._host.services(gateways.shares)
+        self.gateways = max(1, len(shares))
+        known = frozenset(share.id for share in shares)
+        self._same_looks = self._same_looks + 1 if known == self._known else 0
+        self._known = known
+        surplus = len(self._ownership.held) - balance.target(shares, self._id)
+        if surplus <= 0 or self._same_looks < SETTLED_LOOKS:
+            return
+        movable = [one for one in self._host.runners.values() if one.may_move]
+        # Who is not connected loses nothing.
+        movable.sort(key=lambda runner: runner.is_open)
+        moving = movable[: balance.to_move(surplus)]
+        takers = balance.receivers(shares, self._id, len(moving))
+        for runner, taker in zip(moving, takers, strict=False):
+            runner.post(Leave(taker.name))
+        logger.info("%d salons go to other gateways", len(moving))
+
+    def _was_moved(self, pk: int) -> bool:
+        at = self._moved.get(pk)
+        if at is None:
+            return False
+        if self._now() - at < MOVED_SECONDS:
+            return True
+        del self._moved[pk]
+        return False
+
+    # --- the end ----------------------------------------------------------------------
+
+    async def hand_over(self) -> None:
+        """Close every socket and leave every salon to the others.
+
+        At once if there are few, or if nobody is there to take them; else in waves.
+        """
+        self.is_claiming = False
+        others = await self._others()
+        # Who is just linking a phone is given all the time that there is.
+        runners = sorted(
+            self._host.runners.values(), key=lambda one: one.attempt_id is not None
+        )
+        size = max(WAVE, -(-len(runners) // WAVES)) if others else len(runners)
+        for start in range(0, len(runners), max(size, 1)):
+            if start:
+                await asyncio.sleep(1)
+            await self._let_go(runners[start : start + size], others)
+
+    async def _others(self) -> list[Share]:
+        """Be counted no longer; return who is there to take the salons."""
+        found: list[Share] = []
+
+        async def ask() -> None:
+            await self._ownership.leave()
+            shares = await self._host.services(gateways.shares)
+            found.extend(share for share in shares if share.id != self._id)
+
+        await self._briefly(ask)
+        return found
+
+    async def _let_go(self, runners: list[SalonRunner], others: list[Share]) -> None:
+        await self._until(
+            lambda: not any(runner.is_entered for runner in runners), ENTERED_SECONDS
+        )
+        for runner in runners:
+            runner.post(Abandon())
+        pks = [runner.salon_pk for runner in runners]
+        await self._until(
+            lambda: self._host.runners.keys().isdisjoint(pks), CLOSE_SECONDS
+        )
+
+        async def tell() -> None:
+            await self._host.services(attempts.end_shown_codes, pks)
+            await self._host.services(claims.give_up, pks, self._host.name)
+
+        await self._briefly(tell)
+        with contextlib.suppress(LocksLost):
+            # The next owner finds them free when it hears of them.
+            await self._ownership.release(pks)
+            takers = balance.receivers(others, self._id, len(pks))
+            for taker in others:
+                theirs = [
+                    pk for pk, to in zip(pks, takers, strict=False) if to is taker
+                ]
+                await self._ownership.tell_free(theirs, taker.name)
+
+    async def _briefly(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Give a courtesy a moment; a thread that waits for the database goes on."""
+        try:
+            async with asyncio.timeout(COURTESY_SECONDS):
+                await work()
+        except (TimeoutError, *LOST) as error:
+            logger.warning("Hand-over: %s", type(error).__name__)
+
+    async def _until(self, condition: Callable[[], bool], within: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                while not condition():
+                    self._host.left.clear()
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(POLL_SECONDS):
+                            await self._host.left.wait()
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()

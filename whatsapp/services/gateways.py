@@ -1,0 +1,84 @@
+"""The gateways themselves: who is there, how many salons each runs, what each says.
+
+A gateway lives as long as its connection holds its advisory lock. Its row is for people
+and for what cannot be seen in a lock; no clock of a node decides anything.
+"""
+
+from dataclasses import dataclass
+
+from django.db import connection
+from django.db.models.functions import Now
+
+from whatsapp.models import Gateway
+from whatsapp.services.claims import LOCK_CLASS
+
+GATEWAY_LOCK_CLASS = 0x57414757
+"""First half of a gateway's advisory lock; the second is its row's id."""
+
+KEPT_DAYS = 7
+"""For so long the row of a gateway that was lost can still be looked at."""
+
+CHANNEL = "whatsapp_gateways"
+"""On it gateways tell each other which salons are free (LISTEN, NOTIFY)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a living gateway holds."""
+
+    id: int
+    name: str
+    salons: int
+
+
+# One pass over the lock table: it may hold thousands of rows.
+_SHARES_SQL = """
+SELECT g.id, g.name, held.salons
+FROM (
+    SELECT max(objid::int) FILTER (WHERE classid = %(gateways)s) AS id,
+           count(*) FILTER (WHERE classid = %(salons)s)::int AS salons
+    FROM pg_locks
+    WHERE locktype = 'advisory' AND objsubid = 2 AND granted
+      AND classid IN (%(gateways)s, %(salons)s)
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    GROUP BY pid
+) held
+JOIN whatsapp_gateway g ON g.id = held.id
+ORDER BY g.id
+"""
+
+
+def join(name: str) -> int:
+    """Register a gateway; return the id that its lock is made of."""
+    return Gateway.objects.create(name=name).pk
+
+
+def shares() -> list[Share]:
+    """Return the living gateways and how many salons each holds."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            _SHARES_SQL, {"gateways": GATEWAY_LOCK_CLASS, "salons": LOCK_CLASS}
+        )
+        return [Share(*row) for row in cursor.fetchall()]
+
+
+def touch(gateway_id: int, engines: list[dict[str, object]]) -> None:
+    """Note that a gateway looked just now, and what its Node.js processes are doing."""
+    Gateway.objects.filter(pk=gateway_id).update(seen_at=Now(), engines=engines)
+
+
+def leave(gateway_id: int) -> None:
+    """Forget a gateway that has ended."""
+    Gateway.objects.filter(pk=gateway_id).delete()
+
+
+def purge() -> int:
+    """Forget gateways that were lost a while ago; return how many."""
+    living = [share.id for share in shares()]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "DELETE FROM whatsapp_gateway WHERE NOT id = ANY(%s)"
+            " AND seen_at < now() - make_interval(days => %s)",
+            [living, KEPT_DAYS],
+        )
+        return int(cursor.rowcount)
