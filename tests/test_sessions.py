@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 import pytest
 from django.contrib.auth.models import AnonymousUser, User
-from django.db import IntegrityError, connection, transaction
+from django.db import IntegrityError, OperationalError, connection, transaction
 from django.db.models.functions import Now
 from django.utils import timezone
 
@@ -529,3 +529,16 @@ def test_salons_are_fetched_through_whoever_asks():
     assert not Salon.objects.for_user(AnonymousUser()).exists()
     with pytest.raises(IntegrityError), transaction.atomic():
         Membership.objects.create(user=member, salon=ours)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_change_stands_although_the_database_goes_before_pages_are_told(monkeypatch):
+    salon = _linked_salon()
+
+    def go_away(_pks):
+        raise OperationalError("the database is away")
+
+    with monkeypatch.context() as away:
+        away.setattr(events, "snapshots", go_away)
+        sessions.connect(salon, "staff")
+    assert status_of(salon) == "connecting"
