@@ -205,6 +205,7 @@ def _follow(
     """Go through the commits of a row; return the newest that there is, and what is wrong."""
     found = []
     last: Order = (-1, 0)
+    present: list[Order] = []
     for commit in commits:
         orders = wanted.orders(commit)
         present = [order for order in orders if order[0] == commit.epoch]
@@ -218,7 +219,8 @@ def _follow(
                 f"{name}: what was asked for as {present[-1]} overwrote the"
                 f" acknowledged {last}"
             )
-    return last, found
+    # Of what was asked for twice in the same words, the later is there as well.
+    return max(last, *present[-1:], (-1, 0)), found
 
 
 def _stray(name: str, commit: Committed, orders: Sequence[Order]) -> str:

@@ -162,6 +162,11 @@ def test_an_acknowledged_write_within_a_later_one_is_not_lost() -> None:
     assert judge(batches, [committed(1, "b")], "b") == []
 
 
+def test_a_write_that_was_asked_for_twice_in_the_same_words_is_not_lost() -> None:
+    batches = [asked((1, 1), "a"), asked((1, 2), "a"), asked((1, 3), "a")]
+    assert judge(batches, [committed(1, "a"), committed(2, "a")], "a") == []
+
+
 def test_a_write_that_nobody_acknowledged_may_be_missing() -> None:
     batches = [asked((1, 1), "a"), asked((1, 2), "b", acknowledged=False)]
     assert judge(batches, [committed(1, "a")], "a") == []
@@ -231,6 +236,8 @@ def test_a_gateways_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     path.write_text(text + '{"number": 3, "sess')
     record.read()
 
+    assert not any(batch.acknowledged for batch in record.asked())
+    record.freeze()
     first, second = record.asked()
     assert first.acknowledged
     assert not second.acknowledged

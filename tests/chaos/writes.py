@@ -71,6 +71,7 @@ class Journal:
         self._read = 0
         self._asked: dict[int, dict[str, Any]] = {}
         self._acknowledged: set[int] = set()
+        self._known: frozenset[int] = frozenset()
 
     def read(self) -> None:
         """Take in what has been written since the last time."""
@@ -87,6 +88,14 @@ class Journal:
             elif entry["outcome"] == "acknowledged":
                 self._acknowledged.add(entry["number"])
 
+    def freeze(self) -> None:
+        """Count as acknowledged what is so now, however much is read after this.
+
+        Between this and the next reading the tables can be looked at: they must hold
+        what was acknowledged before, and may hold what was asked for since.
+        """
+        self._known = frozenset(self._acknowledged)
+
     def asked(self) -> Iterator[Asked]:
         """Return every batch."""
         for number, entry in self._asked.items():
@@ -97,7 +106,7 @@ class Journal:
                 tuple(
                     ((session, kind, id_), value) for kind, id_, value in entry["rows"]
                 ),
-                number in self._acknowledged,
+                number in self._known,
             )
 
 
