@@ -41,6 +41,15 @@ def _number(name: str, default: float) -> float:
     return value
 
 
+def _count(name: str, default: int, least: int) -> int:
+    text = _text(name, str(default))
+    if not (text.isascii() and text.isdigit() and int(text) >= least):
+        raise ImproperlyConfigured(
+            f"{name} must be a whole number, {least} or more, not {text!r}."
+        )
+    return int(text)
+
+
 def _list(name: str, default: str = "") -> list[str]:
     return [item.strip() for item in _text(name, default).split(",") if item.strip()]
 
@@ -161,6 +170,8 @@ WHATSAPP_FINISH_TIMEOUT = _number("WHATSAPP_FINISH_TIMEOUT", 30)
 WHATSAPP_CONNECT_TIMEOUT = _number("WHATSAPP_CONNECT_TIMEOUT", 20)
 WHATSAPP_LOOK_INTERVAL = _number("WHATSAPP_LOOK_INTERVAL", 2)
 WHATSAPP_START_RATE = _number("WHATSAPP_START_RATE", 50)
+WHATSAPP_ENGINE_PROCESSES = _count("WHATSAPP_ENGINE_PROCESSES", 1, least=1)
+WHATSAPP_ENGINE_MEMORY_MB = _count("WHATSAPP_ENGINE_MEMORY_MB", 3072, least=256)
 WHATSAPP_ARCHIVE_DAYS = int(_number("WHATSAPP_ARCHIVE_DAYS", 30))
 CREDENTIAL_ENCRYPTION_KEYS = _list("CREDENTIAL_ENCRYPTION_KEYS")
 NODE_BINARY = _text("NODE_BINARY") or embedded.node_binary()

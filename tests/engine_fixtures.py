@@ -28,10 +28,14 @@ from whatsapp.engine import (
     Paired,
     Qr,
     SessionRef,
+    Stats,
 )
 
 PATIENCE = 60
 """Seconds for any single wait; only a failure takes so long."""
+
+PATIENT = {"ping_interval": 0.1, "hang_timeout": PATIENCE, "lease": PATIENCE}
+"""A machine that is busy with other tests must not look like a Node.js that hangs."""
 
 E = TypeVar("E")
 
@@ -187,6 +191,26 @@ class Rig:
     async def qr(self, ref: SessionRef) -> Qr:
         return await self.expect(Qr, ref)
 
+    @property
+    def pid(self) -> int:
+        """Of the only Node.js."""
+        (pid,) = self.engine.pids
+        return pid
+
+    async def stats(self) -> tuple[Stats, ...]:
+        """What the processes that run say when they are asked now."""
+        now = asyncio.get_running_loop().time()
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                stats = [one for one in self.engine.stats() if one.pid]
+                if stats and all(one.asked_at and one.asked_at > now for one in stats):
+                    return tuple(stats)
+                await asyncio.sleep(0.01)
+
+    async def sockets(self) -> int:
+        """How many there are, by Node.js's own count."""
+        return sum(one.sessions for one in await self.stats())
+
     async def journal(self) -> dict[str, Any]:
         return await asyncio.to_thread(self.simulator.journal)
 
@@ -210,11 +234,13 @@ async def make_rig(
     """Engines with limits of the test's own; all are stopped afterwards."""
     rigs: list[Rig] = []
 
-    async def make(**limits: float) -> Rig:
-        rig = Rig(simulator, limits=Limits(**limits))  # type: ignore[arg-type]
+    async def make(*, processes: int = 1, **limits: float) -> Rig:
+        given = Limits(**{**PATIENT, **limits})  # type: ignore[arg-type]
+        rig = Rig(simulator, limits=given, processes=processes)
         rigs.append(rig)
         await rig.engine.start()
-        await rig.expect(EngineStarted)
+        for _ in range(processes):
+            await rig.expect(EngineStarted)
         return rig
 
     yield make

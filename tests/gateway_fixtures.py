@@ -26,7 +26,7 @@ from django.conf import settings
 from django.db import connection, connections
 
 from tests import factories
-from tests.engine_fixtures import simulator
+from tests.engine_fixtures import PATIENT, simulator
 from tests.simulator import Phone, Simulator, find_node
 from whatsapp import events
 from whatsapp.engine import Limits
@@ -136,8 +136,7 @@ class Gateway:
     @property
     def node_pid(self) -> int:
         """Of its Node.js."""
-        pid = self.manager.engine.pid
-        assert pid
+        (pid,) = self.manager.engine.pids
         return pid
 
     @property
@@ -331,7 +330,7 @@ class World:
         manager = SessionManager(
             node=find_node(),
             ws_url=self.simulator.ws_url,
-            limits=Limits(**limits),  # type: ignore[arg-type]
+            limits=Limits(**{**PATIENT, **limits}),  # type: ignore[arg-type]
         )
         gateway = Gateway(manager)
         self._gateways.push_async_callback(gateway.stop)

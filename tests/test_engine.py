@@ -58,7 +58,7 @@ def is_running(pid: int) -> bool:
     return state != "Z"
 
 
-def environment_of(pid: int | None) -> bytes:
+def environment_of(pid: int) -> bytes:
     return Path(f"/proc/{pid}/environ").read_bytes()
 
 
@@ -68,8 +68,8 @@ async def test_versions_and_stats(rig: Rig) -> None:
     assert versions.baileys == "7.0.0-rc14"
     assert int(versions.node.split(".")[0]) >= 24
     await rig.engine.open(new_ref(), None)
-    stats = await rig.engine.stats()
-    assert stats.sessions == 1
+    (stats,) = await rig.stats()
+    assert (stats.process, stats.pid, stats.sessions) == (1, rig.pid, 1)
     assert stats.rss > stats.heap > 0
     assert stats.restarts == 0
 
@@ -77,15 +77,15 @@ async def test_versions_and_stats(rig: Rig) -> None:
 async def test_a_killed_node_is_started_again_and_works(rig: Rig) -> None:
     phone, ref = await rig.linked()
     creds = rig.store.creds["company_1"]
-    assert rig.engine.pid
-    os.kill(rig.engine.pid, signal.SIGKILL)
-    await rig.expect(EngineStopped)
+    os.kill(rig.pid, signal.SIGKILL)
+    stopped = await rig.expect(EngineStopped)
+    assert stopped.sessions == (ref,)
     assert rig.of(ref) == [], "EngineStopped speaks for all"
     with pytest.raises(EngineGone):
         await rig.engine.open(new_ref(), None)
     await rig.engine.close(ref)
     await rig.expect(EngineStarted)
-    assert (await rig.engine.stats()).restarts == 1
+    assert (await rig.stats())[0].restarts == 1
     again = new_ref()
     await rig.engine.open(again, creds)
     await rig.expect(Opened, again)
@@ -99,8 +99,7 @@ async def test_who_waits_for_a_code_learns_that_node_died(rig: Rig) -> None:
         await rig.engine.open(ref, None)
         asked = asyncio.create_task(rig.engine.request_code(ref, phone.number))
         await eventually(lambda: rig.simulator.journal()["hellos"], "the hello")
-        assert rig.engine.pid
-        os.kill(rig.engine.pid, signal.SIGKILL)
+        os.kill(rig.pid, signal.SIGKILL)
         with pytest.raises(CodeRefused) as refused:
             await asked
     assert refused.value.kind == CodeRefused.Kind.ENGINE_GONE
@@ -109,13 +108,12 @@ async def test_who_waits_for_a_code_learns_that_node_died(rig: Rig) -> None:
 async def test_a_stuck_node_is_replaced(make_rig: MakeRig) -> None:
     rig = await make_rig(close_timeout=4)
     _, ref = await rig.linked()
-    pid = rig.engine.pid
-    assert pid
+    pid = rig.pid
     os.kill(pid, signal.SIGSTOP)
     await rig.engine.close(ref)
     await rig.expect(EngineStopped)
     await rig.expect(EngineStarted)
-    assert rig.engine.pid != pid
+    assert rig.pid != pid
     assert not is_running(pid)
 
 
@@ -124,8 +122,7 @@ async def test_restarts_back_off(
 ) -> None:
     rig = await make_rig(restart_delay=0.1)
     for _ in range(3):
-        assert rig.engine.pid
-        os.kill(rig.engine.pid, signal.SIGKILL)
+        os.kill(rig.pid, signal.SIGKILL)
         await rig.expect(EngineStopped)
         await rig.expect(EngineStarted)
     delays = re.findall(r"again in ([\d.]+) s", caplog.text)
@@ -142,8 +139,7 @@ async def test_stop_ends_everything_within_two_seconds(rig: Rig) -> None:
     await rig.engine.open(linking, None)
     await rig.engine.request_code(linking, phone.number)
     rig.events.clear()
-    pid = rig.engine.pid
-    assert pid
+    pid = rig.pid
     began = time.monotonic()
     await rig.engine.stop()
     assert time.monotonic() - began < STOP_SECONDS
@@ -180,7 +176,7 @@ PARENT = """
         )
         await engine.start()
         await engine.open(new_ref(), None)
-        print(engine.pid, flush=True)
+        print(*engine.pids, flush=True)
         await asyncio.Event().wait()
 
     asyncio.run(main())
@@ -245,7 +241,7 @@ async def test_node_gets_nothing_of_our_environment(
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://secret")
     rig = await make_rig()
-    environment = environment_of(rig.engine.pid)
+    environment = environment_of(rig.pid)
     assert b"ENGINE_FD" in environment
     assert b"secret" not in environment
 

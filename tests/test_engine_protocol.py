@@ -24,6 +24,7 @@ POLICIES = [
     "is_refs_ended",
     "is_multidevice_mismatch",
     "is_bad_session",
+    "is_engine_crashed",
     "is_transient",
 ]
 

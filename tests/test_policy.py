@@ -23,6 +23,7 @@ Kind = CodeRefused.Kind
         (409, Then.HALT, "outdated", True),
         (411, Then.HALT, "needs_attention", True),
         (440, Then.HALT, "replaced", True),
+        (1009, Then.HALT, "needs_attention", True),
         (408, Then.BACK_OFF, "reconnecting", False),
         (428, Then.BACK_OFF, "reconnecting", False),
         (500, Then.BACK_OFF, "reconnecting", False),
@@ -49,7 +50,9 @@ def test_nothing_but_a_confirmed_logout_logs_out(reason: DisconnectReason) -> No
 def test_every_reason_that_has_no_number_is_tried_again() -> None:
     for reason in DisconnectReason:
         if reason > DisconnectReason.UNKNOWN - 1:
-            assert policy.judge(reason).then in (Then.RESTART, Then.BACK_OFF), reason
+            verdict = policy.judge(reason)
+            is_tried_soon = verdict.then in (Then.RESTART, Then.BACK_OFF)
+            assert is_tried_soon or verdict.retry_in, reason
 
 
 def test_the_third_500_in_a_row_needs_attention() -> None:

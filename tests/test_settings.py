@@ -31,6 +31,28 @@ def read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     return read
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("WHATSAPP_ENGINE_PROCESSES", "0"),
+        ("WHATSAPP_ENGINE_PROCESSES", "1.5"),
+        ("WHATSAPP_ENGINE_PROCESSES", "many"),
+        ("WHATSAPP_ENGINE_MEMORY_MB", "255"),
+        ("WHATSAPP_ENGINE_MEMORY_MB", "-1"),
+    ],
+)
+def test_an_engine_needs_a_process_and_some_memory(read, name: str, text: str):
+    with pytest.raises(ImproperlyConfigured, match=f"{name} must be a whole number"):
+        read(**{name: text})
+
+
+def test_the_engine_is_as_large_as_the_settings_say(read):
+    settings = read(WHATSAPP_ENGINE_PROCESSES="3", WHATSAPP_ENGINE_MEMORY_MB="512")
+    assert settings["WHATSAPP_ENGINE_PROCESSES"] == 3
+    assert settings["WHATSAPP_ENGINE_MEMORY_MB"] == 512
+    assert read()["WHATSAPP_ENGINE_PROCESSES"] == 1
+
+
 @pytest.mark.parametrize("name", ["DJANGO_SECRET_KEY", "MARKETPLACE_JWT_SECRET"])
 def test_production_does_not_start_without_its_secrets(read, name: str):
     with pytest.raises(ImproperlyConfigured, match=f"{name} is missing"):

@@ -1,8 +1,9 @@
-"""Baileys behind a pipe: one Node.js process that holds many WhatsApp sockets.
+"""Baileys behind a pipe: a few Node.js processes that hold many WhatsApp sockets.
 
 Pure asyncio; imports neither Django nor anything else of ours.
 """
 
+from whatsapp.engine.engine import Engine
 from whatsapp.engine.errors import (
     CodeRefused,
     EngineError,
@@ -11,7 +12,6 @@ from whatsapp.engine.errors import (
     UnreadableCreds,
 )
 from whatsapp.engine.limits import Limits, Stats
-from whatsapp.engine.process import Engine
 from whatsapp.engine.protocol import (
     Alive,
     AuthStore,

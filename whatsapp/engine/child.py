@@ -36,7 +36,9 @@ class Child:
         process: asyncio.subprocess.Process,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
+        name: str,
     ) -> None:
+        self._name = name
         self._process = process
         self._reader = reader
         self._writer = writer
@@ -53,8 +55,11 @@ class Child:
         )
 
     @classmethod
-    async def spawn(cls, node: str, heap_mb: int) -> Child:
+    async def spawn(cls, node: str, heap_mb: int, name: str) -> Child:
         """Start Node.js with one end of a socketpair.
+
+        Args:
+            name: for the log.
 
         Raises:
             OSError: there is no such program.
@@ -82,7 +87,7 @@ class Child:
             except BaseException:
                 writer.close()
                 raise
-        return cls(process, reader, writer)
+        return cls(process, reader, writer, name)
 
     @property
     def pid(self) -> int:
@@ -95,7 +100,7 @@ class Child:
                 try:
                     message = protocol.decode(line)
                 except ValueError:
-                    logger.warning("Node.js sent a line that is no message")
+                    logger.warning("%s sent a line that is no message", self._name)
                     continue
                 if "re" in message:
                     self._on_answer(message)
@@ -154,8 +159,8 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
 
-    async def end(self) -> str:
-        """Close the pipe, make sure that the process is gone; its last words."""
+    async def end(self) -> tuple[int, str]:
+        """Close the pipe, make sure that the process is gone; exit code and last words."""
         self._on_gone()
         self._writer.close()
         with contextlib.suppress(OSError):
@@ -163,19 +168,19 @@ class Child:
         self.kill()
         code = await self._process.wait()
         await asyncio.gather(*self._logs)
-        return self._last_words or f"exit code {code}"
+        return code, self._last_words or f"exit code {code}"
 
     async def _log_stdout(self, stream: asyncio.StreamReader) -> None:
         # Nobody may write there: if a library does, what it writes may be secret.
         while chunk := await stream.read(MAX_LOG_LINE):
-            logger.warning("Node.js: %d bytes on stdout, not shown", len(chunk))
+            logger.warning("%s: %d bytes on stdout, not shown", self._name, len(chunk))
 
     async def _log_stderr(self, stream: asyncio.StreamReader) -> None:
         while True:
             try:
                 line = await stream.readline()
             except ValueError:
-                logger.warning("Node.js: a log line is too long")
+                logger.warning("%s: a log line is too long", self._name)
                 continue
             if not line:
                 return
@@ -189,7 +194,7 @@ class Child:
             level, text = logging.WARNING, _SECRET.sub("***", line)[:200]
         if level >= logging.WARNING:
             self._last_words = text
-        logger.log(level, "Node.js: %s", text)
+        logger.log(level, "%s: %s", self._name, text)
 
 
 def _environment(fd: int) -> dict[str, str]:

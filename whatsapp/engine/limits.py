@@ -34,23 +34,50 @@ class Limits:
     slot_hold: float = 10
     pooled_codes: int = 8
     pooled_creds: int = 8
-    heap_mb: int = 4096
     restart_delay: float = 0.2
     restart_delay_max: float = 10
     # After this long a life counts as healthy, and the delay starts again.
     healthy_after: float = 60
+    # Each Node.js is asked so often, and killed when it has not answered for so long.
+    ping_interval: float = 2
+    hang_timeout: float = 10
+    # A Node.js that has not heard of us for so long ends itself: by the time that
+    # somebody else may have our sessions (12 s), its sockets must be gone.
+    lease: float = 8
+    # Above this much RSS a Node.js is ended in peace and started again, but not more
+    # often than that.
+    memory_mb: int = 3072
+    recycle_interval: float = 600
+    # Who said something so shortly before a death is suspected of it.
+    suspicion: float = 1
+    # Deaths of which nobody else was suspected, until a session is convicted.
+    strikes: int = 3
+    # After so long without another death a suspect is one no more.
+    probation: float = 600
+
+    @property
+    def heap_mb(self) -> int:
+        """V8's own bound, which is death: the soft one must come first."""
+        return self.memory_mb * 3 // 4
 
 
 @dataclass(frozen=True, slots=True)
 class Stats:
+    """One Node.js process, as its last answer to a ping had it."""
+
+    # Counted from 1; 0 is the ward.
+    process: int
+    # None while it is down; then the figures are those of its former life.
+    pid: int | None
+    # Sockets, by Node.js's own count.
     sessions: int
     # Node.js's memory, bytes.
     rss: int
     heap: int
     codes_ready: int
-    # Of its event loop, since the last call.
+    # Of its event loop, between the last two pings.
     lag_mean_ms: float
     lag_max_ms: float
-    # Waiting for their turn to start.
-    waiting: int
     restarts: int
+    # When the ping was sent, by the clock of the event loop; None before the first.
+    asked_at: float | None

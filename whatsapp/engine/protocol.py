@@ -2,8 +2,10 @@
 
 ==================  ================================================================
 Python → Node       ``{"id", "cmd", ...}``: configure, open, request_code, close,
-                    shutdown, stats. Answered by ``{"re": id, "value" | "error" |
+                    shutdown. Answered by ``{"re": id, "value" | "error" |
                     "refused"}``.
+Python → Node       ``{"cmd": "ping", "at"}``: I am here. Answered by ``{"ev": "pulse",
+                    "at", ...}`` with the figures of :class:`limits.Stats`.
 Node → Python       ``{"id", "rq", "g", ...}``: get, save, for the store. Answered by
                     ``{"re": id, "value" | "error"}``; the error is refused (by the
                     fence), retired (a generation that is over) or failed.
@@ -182,13 +184,22 @@ class Alive:
 @dataclass(frozen=True, slots=True)
 class EngineStarted:
     versions: Versions
+    # Counted from 1; 0 is the ward.
+    process: int
 
 
 @dataclass(frozen=True, slots=True)
 class EngineStopped:
-    """Node.js died: every socket is gone, and no event of one will follow."""
+    """A Node.js process ended, and with it the sockets that it held.
+
+    No event of one will follow.
+    """
 
     error: str
+    process: int
+    sessions: tuple[SessionRef, ...]
+    # Those of the sessions that end Node.js again and again.
+    convicted: frozenset[SessionRef]
 
 
 SessionEvent = (

@@ -46,6 +46,8 @@ class DisconnectReason(IntEnum):
     STORE_REFUSED = 1007
     # Node.js died, and the socket with it.
     ENGINE_GONE = 1008
+    # Node.js died of this very session, again and again.
+    ENGINE_CRASHED = 1009
     # The store took no writes for too long: what is not stored must not be believed.
     STORE_AWAY = 1010
 
@@ -105,6 +107,11 @@ class DisconnectReason(IntEnum):
         return self == DisconnectReason.BAD_SESSION
 
     @property
+    def is_engine_crashed(self) -> bool:
+        """Trying again soon would take Node.js down once more."""
+        return self == DisconnectReason.ENGINE_CRASHED
+
+    @property
     def is_unreachable(self) -> bool:
         """Nothing was heard of WhatsApp: ours or the network's fault, not the salon's."""
         return self in (DisconnectReason.HTTP_STATUS, DisconnectReason.UNREACHABLE)
@@ -121,5 +128,6 @@ class DisconnectReason(IntEnum):
             or self.is_refs_ended
             or self.is_multidevice_mismatch
             or self.is_bad_session
+            or self.is_engine_crashed
             or self in (DisconnectReason.BAD_SIGNATURE, DisconnectReason.STORE_REFUSED)
         )

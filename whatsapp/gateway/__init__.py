@@ -21,7 +21,9 @@ async def run_gateway(stop: asyncio.Event) -> None:
         node=settings.NODE_BINARY,
         ws_url=settings.WHATSAPP_WS_URL or None,
         web_version=parse(version) if version else None,
+        processes=settings.WHATSAPP_ENGINE_PROCESSES,
         limits=Limits(
+            memory_mb=settings.WHATSAPP_ENGINE_MEMORY_MB,
             connect_timeout=settings.WHATSAPP_CONNECT_TIMEOUT,
             # The engine's word should come before the answer clock's: it knows why.
             code_timeout=settings.WHATSAPP_PAIRING_TIMEOUT * 0.9,

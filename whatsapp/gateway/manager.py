@@ -362,11 +362,8 @@ class SessionManager:
         match event:
             case Alive(seen=seen):
                 self._on_alive(seen.items())
-            case EngineStopped(error=error):
-                logger.error("Node.js ended: %s", error)
-                for runner in list(self.runners.values()):
-                    if runner.ref is not None:
-                        runner.post(Gone(runner.ref, DisconnectReason.ENGINE_GONE))
+            case EngineStopped():
+                self._on_engine_stopped(event)
             case EngineStarted(versions=versions):
                 logger.info("Baileys %s on Node.js %s", versions.baileys, versions.node)
                 for runner in list(self.runners.values()):
@@ -375,6 +372,17 @@ class SessionManager:
                 listener = self._by_generation.get(event.ref.generation)
                 if listener is not None:
                     listener.post(event)
+
+    def _on_engine_stopped(self, stopped: EngineStopped) -> None:
+        lost = len(stopped.sessions)
+        logger.error("Node.js ended: %s; %d sessions with it", stopped.error, lost)
+        for ref in stopped.sessions:
+            runner = self._by_generation.get(ref.generation)
+            reason = DisconnectReason.ENGINE_GONE
+            if ref in stopped.convicted:
+                reason = DisconnectReason.ENGINE_CRASHED
+            if isinstance(runner, SalonRunner):
+                runner.post(Gone(ref, reason))
 
     def _on_alive(self, seen: Iterable[tuple[SessionRef, float]]) -> None:
         now = asyncio.get_running_loop().time()

@@ -82,9 +82,8 @@ def judge(
     if reason.is_replaced:
         wait = min(REPLACED_SECONDS * 2**replaced, REPLACED_MAX_SECONDS)
         return Verdict(Then.HALT, Status.REPLACED, wait, alert=True)
-    if reason.is_multidevice_mismatch or (
-        reason.is_bad_session and bad_sessions + 1 >= BAD_SESSIONS
-    ):
+    third_500 = reason.is_bad_session and bad_sessions + 1 >= BAD_SESSIONS
+    if reason.is_multidevice_mismatch or reason.is_engine_crashed or third_500:
         return Verdict(Then.HALT, Status.NEEDS_ATTENTION, ATTENTION_SECONDS, alert=True)
     return Verdict(Then.BACK_OFF)
 

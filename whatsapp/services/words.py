@@ -33,6 +33,7 @@ _REASONS: dict[str, Promise] = {
     "1006": _("an unreadable message broke the connection"),
     "1007": _("another gateway took over"),
     "1008": _("our connection program was restarted"),
+    "1009": _("our connection program ends again and again with this session"),
     "1010": _("our database was away for too long"),
 }
 

@@ -1,6 +1,6 @@
 // @ts-check
 /**
- * Our log lines: one per line on stderr, read by process.py. Everything that did not
+ * Our log lines: one per line on stderr, read by child.py. Everything that did not
  * start as our own words is masked, because phones, keys and codes must not be logged.
  */
 

@@ -8,6 +8,7 @@ import { createRequire } from 'node:module'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { DEFAULT_CONNECTION_CONFIG } from '@whiskeysockets/baileys'
 import { isLinked, parseCreds } from './auth-state.js'
+import { Lease } from './lease.js'
 import * as log from './log.js'
 import { Refused } from './pairing.js'
 import { Pipe } from './pipe.js'
@@ -27,8 +28,13 @@ let settings
 let codes
 /** @type {CredsPool} */
 let freshCreds
+/** @type {Lease} */
+let lease
 
-const pipe = new Pipe(Number(process.env.ENGINE_FD), message => void obey(message))
+const pipe = new Pipe(Number(process.env.ENGINE_FD), message => {
+  if (message.cmd === 'ping') answerPing(message)
+  else void obey(message)
+})
 
 /** @type {Record<string, (message: any) => unknown>} */
 const commands = {
@@ -37,6 +43,7 @@ const commands = {
     codes = new CodePool(given.pooledCodes)
     freshCreds = new CredsPool(given.pooledCreds)
     setInterval(tellAlive, given.aliveMs)
+    lease = new Lease(given.leaseMs, pipe)
     const { version } = createRequire(import.meta.url)('@whiskeysockets/baileys/package.json')
     const { version: web } = DEFAULT_CONNECTION_CONFIG
     return { baileys: version, node: process.versions.node, web }
@@ -68,20 +75,23 @@ const commands = {
   close: ({ g, unlink }) => sessions.get(g)?.close(unlink),
 
   shutdown: () => Promise.all([...sessions.values()].map(session => session.close(false))),
+}
 
-  stats() {
-    const { rss, heapUsed } = process.memoryUsage()
-    const stats = {
-      sessions: sessions.size,
-      rss,
-      heap: heapUsed,
-      codes_ready: codes.ready,
-      lag_mean_ms: lagMs(lag.mean),
-      lag_max_ms: lagMs(lag.max),
-    }
-    lag.reset()
-    return stats
-  },
+/** Python is there, and so are we: how we are doing goes with it. @param {{at: number}} message */
+function answerPing({ at }) {
+  lease.renew(at)
+  const { rss, heapUsed } = process.memoryUsage()
+  pipe.send({
+    ev: 'pulse',
+    at,
+    sessions: sessions.size,
+    rss,
+    heap: heapUsed,
+    codes_ready: codes.ready,
+    lag_mean_ms: lagMs(lag.mean),
+    lag_max_ms: lagMs(lag.max),
+  })
+  lag.reset()
 }
 
 /** @param {number} nanoseconds NaN before the first look */

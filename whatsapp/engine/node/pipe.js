@@ -16,13 +16,18 @@ export class Pipe {
    *   timer: NodeJS.Timeout}>} */
   #asked = new Map()
   #next = 1
+  /** Chunks that have come, ever. */
+  received = 0
   #text = ''
 
   /** @param {number} fd @param {(message: any) => void} onMessage */
   constructor(fd, onMessage) {
     this.#socket = new net.Socket({ fd, readable: true, writable: true })
     this.#socket.setEncoding('utf8')
-    this.#socket.on('data', chunk => this.#read(String(chunk), onMessage))
+    this.#socket.on('data', chunk => {
+      this.received++
+      this.#read(String(chunk), onMessage)
+    })
     // Python is gone: with it everything that this process is for.
     for (const event of ['end', 'close', 'error']) {
       this.#socket.on(event, () => process.exit(0))
