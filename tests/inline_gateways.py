@@ -1,0 +1,505 @@
+"""Gateways that run in one thread, on clocks that stand still, step by step.
+
+Everything between the engine's protocol and PostgreSQL is the real thing: the manager,
+its runners, the locks, the store, the services. What is replaced are the threads that
+services run in, the driver of the asynchronous connections (statements run at once, on
+ordinary ones) and the channel layer. So a test decides what happens in which order, and
+what fails, hangs or lands late.
+"""
+
+import asyncio
+import os
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeVar
+
+import psycopg
+import pytest
+from channels.layers import channel_layers
+from django.db import OperationalError, connection, connections
+from psycopg import rows
+
+from tests.fake_engine import FakeEngine, Link, WhatsApp
+from tests.virtual_clock import Clock, VirtualLoop
+from whatsapp import events
+from whatsapp.gateway import SessionManager, auth_store, manager
+from whatsapp.gateway.database import conninfo
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+PATIENCE = 20_000
+"""Turns after which something goes round in circles."""
+
+STOP_SECONDS = 5.0
+"""Two for the hand-over, and the engine's own; measured on a clock that is exact."""
+
+
+class Layer:
+    """A channel layer whose words can get lost. Nothing in it ever waits for a loop."""
+
+    def __init__(self, on_word: Callable[[str, dict[str, Any]], None]) -> None:
+        self._on_word = on_word
+        self._groups: dict[str, list[str]] = defaultdict(list)
+        self._queues: dict[str, asyncio.Queue[dict[str, Any]]] = {}
+        self.losing = 0
+        """So many wakes of gateways go nowhere."""
+        self.is_down = False
+
+    async def new_channel(self, prefix: str = "specific") -> str:
+        self._check()
+        name = f"{prefix}.{len(self._queues)}"
+        self._queues[name] = asyncio.Queue()
+        return name
+
+    async def group_add(self, group: str, channel: str) -> None:
+        self._check()
+        if channel not in self._groups[group]:
+            self._groups[group].append(channel)
+
+    async def group_discard(self, group: str, channel: str) -> None:
+        if channel in self._groups[group]:
+            self._groups[group].remove(channel)
+
+    async def group_send(self, group: str, message: dict[str, Any]) -> None:
+        self._on_word(group, message)
+        self._check()
+        if group == events.GATEWAYS_GROUP and self.losing:
+            self.losing -= 1
+            return
+        for channel in self._groups[group]:
+            self._queues[channel].put_nowait(message)
+
+    async def receive(self, channel: str) -> dict[str, Any]:
+        return await self._queues[channel].get()
+
+    def _check(self) -> None:
+        if self.is_down:
+            raise OSError("the channel layer is down")
+
+
+def _at_once(
+    function: Callable[P, Coroutine[Any, Any, R]],
+) -> Callable[P, R]:
+    """Stand in for async_to_sync, for what does not wait for anything."""
+
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        work = function(*args, **kwargs)
+        try:
+            work.send(None)
+        except StopIteration as stop:
+            result: R = stop.value
+            return result
+        work.close()
+        raise AssertionError("the channel layer waits")
+
+    return call
+
+
+class Cursor:
+    """The result of a statement that has run."""
+
+    def __init__(self, found: Sequence[tuple[Any, ...]], rowcount: int) -> None:
+        self._found = list(found)
+        self.rowcount = rowcount
+
+    async def fetchall(self) -> list[tuple[Any, ...]]:
+        return self._found
+
+    async def fetchone(self) -> tuple[Any, ...] | None:
+        return self._found[0] if self._found else None
+
+
+@dataclass(eq=False)
+class Held:
+    """A statement that is with PostgreSQL and has not been carried out."""
+
+    query: bytes
+    params: dict[str, Any]
+    answer: asyncio.Future[Cursor]
+
+
+class InlineConnection:
+    """An asynchronous connection whose statements run at once, on an ordinary one."""
+
+    def __init__(self, cluster: "Cluster", raw: psycopg.Connection) -> None:
+        self._cluster = cluster
+        self.raw = raw
+        self.closed = False
+        self._news = os.pipe()
+
+    def fileno(self) -> int:
+        return self._news[0]
+
+    async def execute(self, query: Any, params: Any = None) -> Cursor:
+        gateway = self._cluster.current
+        await asyncio.sleep(0)
+        gateway.check()
+        if self.closed:
+            raise psycopg.OperationalError("the connection is closed")
+        if query is auth_store._SAVE and self._cluster.holds_writes:
+            held = Held(query, params, asyncio.get_running_loop().create_future())
+            self._cluster.held.append(held)
+            return await held.answer
+        if self._cluster.refuses():
+            raise psycopg.OperationalError("the database is away")
+        cursor = self._cluster.run(self.raw, query, params)
+        await asyncio.sleep(0)
+        gateway.check()
+        return cursor
+
+    async def close(self) -> None:
+        self.end()
+
+    def cut(self) -> None:
+        """Let the server hang up: the locks are gone, and the other end can notice."""
+        if not self.closed:
+            self.raw.execute("SELECT pg_advisory_unlock_all()")
+            self.closed = True
+            os.write(self._news[1], b"!")
+
+    def end(self) -> None:
+        """Give the connection back; its locks are gone."""
+        self.cut()
+        if self._news:
+            for end in self._news:
+                os.close(end)
+            self._news = ()  # type: ignore[assignment]
+            self._cluster.give_back(self)
+
+
+class InlinePool:
+    """Stands in for psycopg's pool."""
+
+    cluster: "Cluster"
+
+    def __init__(self, _conninfo: str, **_options: Any) -> None:
+        self._connection = InlineConnection(self.cluster, self.cluster.take())
+
+    async def open(self, wait: bool = False) -> None:
+        await asyncio.sleep(0)
+
+    async def close(self, timeout: float = 0) -> None:  # noqa: ASYNC109
+        self._connection.end()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[InlineConnection]:
+        await asyncio.sleep(0)
+        yield self._connection
+
+
+class InlineServices:
+    """Stands in for the threads: a call is done between two turns of the loop."""
+
+    def __init__(self, gateway: "Gateway") -> None:
+        self._gateway = gateway
+
+    async def __call__(
+        self, service: Callable[P, R], *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        await asyncio.sleep(0)
+        self._gateway.check()
+        cluster = self._gateway.cluster
+        result = cluster.call(service, *args, **kwargs)
+        if cluster.losing_answers:
+            cluster.losing_answers -= 1
+            raise OperationalError("the answer was lost")
+        await asyncio.sleep(0)
+        self._gateway.check()
+        return result
+
+    def close(self) -> None:
+        """There is nothing to end."""
+
+
+class Gateway:
+    """A gateway and its engine, on a loop of its own."""
+
+    engine: FakeEngine | None = None
+
+    def __init__(self, cluster: "Cluster") -> None:
+        self.cluster = cluster
+        self.loop = VirtualLoop(cluster.clock)
+        self.is_dead = False
+        self.stopping_since: float | None = None
+        self.connections: list[InlineConnection] = []
+        self._stop = asyncio.Event()
+        cluster.current = self
+        self.manager = SessionManager()
+        self.running = self.loop.create_task(self.manager.run(self._stop))
+
+    def check(self) -> None:
+        """Stop the work of a gateway that was killed, wherever it is."""
+        if self.is_dead:
+            raise asyncio.CancelledError
+
+    def turn(self) -> bool:
+        """Run what is ready."""
+        self.cluster.current = self
+        moved = self.loop.turn()
+        assert self.loop.surprises == []
+        if self.running.done() and self.stopping_since is None:
+            self.running.result()
+            raise AssertionError("the gateway has ended by itself")
+        return moved
+
+    def soon(self, call: Callable[..., object], *args: Any) -> None:
+        """Do something at its next turn, as if it came from outside."""
+        self.loop.call_soon(call, *args)
+
+    def stop(self) -> None:
+        """Tell it to stop."""
+        if self.stopping_since is None:
+            self.stopping_since = self.cluster.clock.now
+            self.soon(self._stop.set)
+
+    def end(self) -> None:
+        """Look at what a gateway that has stopped leaves behind: nothing."""
+        self.running.result()
+        while self.loop.turn():
+            pass
+        assert asyncio.all_tasks(self.loop) == set()
+        assert self.loop.timers == []
+        assert self.loop.surprises == []
+        assert self.engine is None or self.engine.sockets == {}
+        self.loop.close()
+
+    def kill(self) -> None:
+        """End it in the middle of whatever it does; nothing of it happens any more."""
+        self.is_dead = True
+        if self.engine is not None:
+            self.engine.vanish()
+        for one in list(self.connections):
+            one.end()
+        self.cluster.current = self
+        while tasks := asyncio.all_tasks(self.loop):
+            for task in tasks:
+                task.cancel()
+            while self.loop.turn():
+                pass
+            self.loop.ahead += 1
+        self.loop.close()
+
+
+class Cluster:
+    """All gateways, their database, their WhatsApp, and the faults between them."""
+
+    current: Gateway
+
+    def __init__(self, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.clock = clock
+        self.whatsapp = WhatsApp()
+        self.gateways: list[Gateway] = []
+        self.held: list[Held] = []
+        self.holds_writes = False
+        self.losing_answers = 0
+        self.skipping = self.refusing = 0
+        self._address = conninfo()
+        self._free: list[psycopg.Connection] = []
+        self._made: list[psycopg.Connection] = []
+        self.observer = self.take()
+        """What it says is committed."""
+        self.layer = Layer(self._on_word)
+        self._fill_in(monkeypatch)
+
+    def _fill_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def connect(*_args: Any, **_options: Any) -> InlineConnection:
+            gateway = self.current
+            await asyncio.sleep(0)
+            gateway.check()
+            if self.refuses():
+                raise psycopg.OperationalError("the database is away")
+            one = InlineConnection(self, self.take())
+            gateway.connections.append(one)
+            return one
+
+        InlinePool.cluster = self
+        monkeypatch.setattr(psycopg.AsyncConnection, "connect", connect)
+        monkeypatch.setattr(auth_store, "AsyncConnectionPool", InlinePool)
+        monkeypatch.setattr(manager, "Services", lambda: InlineServices(self.current))
+        monkeypatch.setattr(manager, "Engine", self._make_engine)
+        monkeypatch.setattr(events, "async_to_sync", _at_once)
+        monkeypatch.setitem(channel_layers.backends, "default", self.layer)
+        database = connections["default"]
+        monkeypatch.setattr(database, "execute_wrappers", [self._execute])
+
+    def _make_engine(self, **options: Any) -> FakeEngine:
+        engine = FakeEngine(
+            whatsapp=self.whatsapp, check_unlink=self._check_unlink, **options
+        )
+        self.current.engine = engine
+        return engine
+
+    # Connections ----------------------------------------------------------------------
+
+    def take(self) -> psycopg.Connection:
+        """Return an ordinary connection; connecting takes ten times a query."""
+        if self._free:
+            return self._free.pop()
+        self._made.append(psycopg.connect(self._address, autocommit=True))
+        return self._made[-1]
+
+    def give_back(self, one: InlineConnection) -> None:
+        """Keep a connection for the next one."""
+        self._free.append(one.raw)
+        for gateway in self.gateways:
+            if one in gateway.connections:
+                gateway.connections.remove(one)
+
+    def close(self) -> None:
+        """Close every connection."""
+        for raw in self._made:
+            raw.close()
+
+    # The database's faults ------------------------------------------------------------
+
+    def refuses(self) -> bool:
+        """Say whether the statement that comes now fails."""
+        if self.skipping:
+            self.skipping -= 1
+            return False
+        if self.refusing:
+            self.refusing -= 1
+            return True
+        return False
+
+    def _execute(self, execute: Any, sql: Any, params: Any, many: Any, ctx: Any) -> Any:
+        if self.refuses():
+            raise OperationalError("the database is away")
+        return execute(sql, params, many, ctx)
+
+    def call(self, service: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call a service as a thread would: outside of any event loop."""
+        self.clock.tell()
+        loop = asyncio._get_running_loop()
+        asyncio._set_running_loop(None)
+        try:
+            return service(*args, **kwargs)
+        finally:
+            asyncio._set_running_loop(loop)
+
+    def run(self, raw: psycopg.Connection, query: Any, params: Any) -> Cursor:
+        """Run a statement of the locks or of the store."""
+        self.clock.tell()
+        cursor = raw.execute(query, params)
+        found = cursor.fetchall() if cursor.description else []
+        if query is auth_store._SAVE and found[0][0]:
+            self._check_fence(params)
+        return Cursor(found, cursor.rowcount)
+
+    def _check_fence(self, params: dict[str, Any]) -> None:
+        epoch = self.one(
+            "SELECT epoch FROM whatsapp_whatsappsession s JOIN whatsapp_salon salon"
+            " ON salon.id = s.salon_id WHERE salon.salon_id = %s",
+            params["salon"],
+        )
+        assert epoch == params["epoch"], "a write under an old epoch has landed"
+
+    def land(self, held: Held) -> None:
+        """Let PostgreSQL carry out what it has had for a while."""
+        self.held.remove(held)
+        cursor = self.run(self.observer, held.query, held.params)
+        self._answer(held, lambda: held.answer.set_result(cursor))
+
+    def abandon(self, held: Held) -> None:
+        """Cut the connection of a statement that PostgreSQL will still carry out."""
+        error = psycopg.OperationalError("the connection was cut")
+        self._answer(held, lambda: held.answer.set_exception(error))
+
+    def _answer(self, held: Held, answer: Callable[[], None]) -> None:
+        loop = held.answer.get_loop()
+        if not loop.is_closed():
+            loop.call_soon(lambda: None if held.answer.done() else answer())
+
+    # What is committed ----------------------------------------------------------------
+
+    def one(self, query: str, *params: Any) -> Any:
+        """Return a single value, as committed."""
+        row = self.observer.execute(query.encode(), params).fetchone()
+        return None if row is None else row[0]
+
+    def all(self, query: str, *params: Any) -> list[Any]:
+        """Return rows with names, as committed."""
+        cursor = self.observer.cursor(row_factory=rows.namedtuple_row)
+        return cursor.execute(query.encode(), params).fetchall()
+
+    def _on_word(self, group: str, message: dict[str, Any]) -> None:
+        assert not connection.in_atomic_block, "a word before the commit"
+        if message["type"] == "salon.snapshot":
+            told = message["snapshot"]
+            revision = self.one(
+                "SELECT revision FROM whatsapp_whatsappsession WHERE salon_id = %s",
+                told["salon"],
+            )
+            assert told["revision"] <= revision, "a word of what is not committed"
+
+    def _check_unlink(self, link: Link) -> None:
+        stored = self.one(
+            "SELECT count(*) FROM whatsapp_auth WHERE creds->'link' = to_jsonb(%s)",
+            link.number,
+        )
+        assert not stored, "a device is unlinked whose creds are kept"
+
+    # Time -----------------------------------------------------------------------------
+
+    def start_gateway(self) -> Gateway:
+        """Start one more."""
+        gateway = Gateway(self)
+        self.gateways.append(gateway)
+        return gateway
+
+    def settle(self, turns: int | None = None) -> None:
+        """Run everybody until nothing is left to do now, or for some turns only."""
+        for count in range(PATIENCE):
+            if count == turns:
+                break
+            moved = [gateway.turn() for gateway in self.gateways]
+            if not any(moved):
+                break
+        else:
+            raise AssertionError("it never comes to rest")
+        self._bury()
+
+    def _bury(self) -> None:
+        for gateway in list(self.gateways):
+            since = gateway.stopping_since
+            if since is None:
+                continue
+            if gateway.running.done():
+                self.gateways.remove(gateway)
+                gateway.end()
+            else:
+                late = self.clock.now - since
+                assert late <= STOP_SECONDS, "a gateway does not stop"
+
+    def advance(self, seconds: float, *, at_once: bool = False) -> None:
+        """Let time go by, from timer to timer; or jump, as a machine that slept."""
+        end = self.clock.now + seconds
+        while True:
+            self.settle()
+            upcoming = [
+                timer.when()
+                for gateway in self.gateways
+                for timer in gateway.loop.timers
+            ]
+            step = min(upcoming, default=end)
+            if at_once or step >= end:
+                break
+            self.clock.now = step
+            self.be_heard()
+        self.clock.now = end
+        self.be_heard()
+        self.settle()
+
+    def be_heard(self) -> None:
+        """Let every open socket give proof of life."""
+        for gateway in self.gateways:
+            if gateway.engine is not None:
+                gateway.soon(gateway.engine.be_heard)
+
+    def kill(self, gateway: Gateway) -> None:
+        """Kill a gateway."""
+        self.gateways.remove(gateway)
+        gateway.kill()
