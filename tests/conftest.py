@@ -14,6 +14,7 @@ from django.db import connections
 from django.test import override_settings
 
 from tests.redis_server import MISSING, PROGRAM, RedisServer
+from whatsapp.services import claims
 
 # A shell that runs the tests in the background has them ignored, and children inherit it.
 for _number in (signal.SIGINT, signal.SIGHUP):
@@ -57,6 +58,12 @@ def quick_passwords() -> Iterator[None]:
     md5 = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     with override_settings(PASSWORD_HASHERS=md5):
         yield
+
+
+@pytest.fixture(autouse=True)
+def long_running_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the tests' database, a few seconds old, not look like one that restarted."""
+    monkeypatch.setattr(claims, "GRACE_SECONDS", 0.0)
 
 
 @pytest.fixture(autouse=True)

@@ -222,9 +222,9 @@ class TestGateways:
     ) -> None:
         settings.WHATSAPP_VERSION_URL = page.url
         one, other = await world.gateway(), await world.gateway()
-        async with one.manager._claiming:
+        async with one.manager.claimer._claiming:
             salons = [await world.open_salon() for _ in range(3)]
-        async with other.manager._claiming:
+        async with other.manager.claimer._claiming:
             salons += [await world.open_salon() for _ in range(3)]
         owners = {(await salon.session()).owner for salon in salons}
         assert owners == {one.name, other.name}

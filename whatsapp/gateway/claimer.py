@@ -52,6 +52,9 @@ class Host(Protocol):
 
     def start_runner(self, salon_pk: int) -> None: ...
 
+    async def catch_up(self) -> None:
+        """Learn what sessions have to know before they start."""
+
     async def abandon(self, runners: Iterable[SalonRunner]) -> None: ...
 
     def spawn(
@@ -137,6 +140,7 @@ class Claimer:
 
     async def claim_all(self) -> None:
         """Claim this gateway's share of the salons that want one and have none."""
+        await self._host.catch_up()
         while self.is_claiming:
             wanted = await self._host.services(
                 claims.candidates,

@@ -172,7 +172,6 @@ class SessionManager:
             self._engine_options.get("web_version") or self.engine.versions.web,
             settings.WHATSAPP_VERSION_URL,
         )
-        await self.web.look()
 
     async def _reach_database(self) -> str:
         while True:
@@ -245,6 +244,10 @@ class SessionManager:
         runner = self.runners[salon_pk] = SalonRunner(self, salon_pk)
         runner.post(Look())
 
+    async def catch_up(self) -> None:
+        """Learn what sessions have to know before they start."""
+        await self.web.look()
+
     async def release(self, runner: SalonRunner, to: str = "") -> None:
         """Give a salon up, to the gateway of this name if it is to have it."""
         await self.claimer.release(runner, to)
@@ -277,7 +280,6 @@ class SessionManager:
             try:
                 await self.services(attempts.expire_overdue)
                 await self.services(attempts.cancel_unwatched, UNWATCHED_SECONDS)
-                await self.web.look()
                 if self.claimer.is_claiming:
                     await self._look_at_changed()
                     await self.claimer.claim_all()
