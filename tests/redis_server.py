@@ -50,6 +50,11 @@ class RedisServer:
                 time.sleep(0.02)
         raise AssertionError("Redis did not start.")
 
+    def kill(self) -> None:
+        """End it without a chance to say good-bye."""
+        self._process.kill()
+        self._process.wait(START_SECONDS)
+
     def stop(self) -> None:
         """End it; twice does no harm."""
         self._process.terminate()

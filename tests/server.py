@@ -134,10 +134,11 @@ def _wait_for(wanted: str, process: subprocess.Popen[bytes], log: Path) -> str:
 def children(pid: int) -> list[int]:
     """Return the processes that ``pid`` has started and that have not ended."""
     found: list[int] = []
-    # Every thread has children of its own, and may end while it is looked at.
-    for task in Path(f"/proc/{pid}/task").glob("*"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            found += map(int, (task / "children").read_text().split())
+    # Every thread has children of its own; it may end while it is looked at, or all.
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                found += map(int, (task / "children").read_text().split())
     return found
 
 

@@ -191,6 +191,8 @@ class Arena:
     async def run(self, fault: Fault) -> Outcome:
         """Let a fault loose on a service that is well; return what came of it."""
         self.outcome = Outcome(fault.name)
+        while len(self.cluster.members) > self.gateways:
+            await self.cluster.stop_gateway(self.cluster.members[-1])
         await self.settle()
         await self._read_sockets()
         await asyncio.to_thread(self.cluster.simulator.reset_journal)

@@ -24,7 +24,14 @@ from tests.chaos.writes import Journal
 from tests.database import SECRETS
 from tests.redis_server import RedisServer, _free_port
 from tests.scenarios import World
-from tests.server import ROOT, START_SECONDS, Server, children, descendants
+from tests.server import (
+    ROOT,
+    START_SECONDS,
+    Server,
+    children,
+    descendants,
+    wait_until_gone,
+)
 from tests.simulator import Simulator
 
 STOP_SECONDS = 20.0
@@ -105,6 +112,15 @@ class Postgres:
         if self._process is not None:
             self._process.send_signal(signal.SIGINT)
             await asyncio.to_thread(self._process.wait, STOP_SECONDS)
+
+    async def crash(self) -> None:
+        """Kill all its processes at once."""
+        pids = self._pids()
+        tell(pids, signal.SIGKILL)
+        if self._process is not None:
+            await asyncio.to_thread(self._process.wait, STOP_SECONDS)
+        for pid in pids:
+            await asyncio.to_thread(wait_until_gone, pid)
 
     def pause(self) -> None:
         """Stop all its processes; the one that makes new ones first."""
@@ -204,11 +220,11 @@ class Cluster(World):
         )
         if await asyncio.to_thread(migrating.wait):
             raise RuntimeError(_end_of(self.logs_folder / "migrate.log"))
-        for number in range(1, pages + 1):
-            self.pages.append(await self._start_pages(f"pages-{number}"))
+        await asyncio.gather(
+            *(self._start_pages(f"pages-{number + 1}") for number in range(pages)),
+            *(self.add_gateway() for _ in range(gateways)),
+        )
         self.server = self.pages[0]
-        for _ in range(gateways):
-            await self.add_gateway()
 
     def __exit__(self, *error: object) -> None:
         """End every process."""
@@ -218,8 +234,6 @@ class Cluster(World):
         for member in self.members:
             tell(member.everything(), signal.SIGKILL)
             member.process.wait()
-        for server in self.pages:
-            server.kill()
         self.postgres.remove()
 
     def _environment(self, whatsapp: str) -> dict[str, str]:
@@ -235,14 +249,16 @@ class Cluster(World):
             "WHATSAPP_PAIRING_BUDGET": "100/3600",
         }
 
-    async def _start_pages(self, name: str) -> Server:
+    async def _start_pages(self, name: str) -> None:
         log = self.logs_folder / f"{name}.log"
         process = spawn(
             [sys.executable, "manage.py", "serve", "--no-gateway", "--port", "0"],
             self._environment(NOWHERE),
             log,
         )
-        return Server(process, log, await said(process, log, "Listening on"))
+        self._exit.callback(process.kill)
+        listening = await said(process, log, "Listening on")
+        self.pages.append(Server(process, log, listening))
 
     async def add_gateway(self, *, clock: int = 0) -> Gateway:
         """Start one more gateway, with a network of its own.

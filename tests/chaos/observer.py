@@ -23,8 +23,8 @@ DATABASE_SECONDS = 1.0
 _STATES = """
 SELECT salon.salon_id, s.status, s.owner, EXISTS (
     SELECT FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
-    LEFT JOIN whatsapp_gateway g ON g.name = s.owner
-    WHERE l.locktype = 'advisory' AND l.granted AND l.objid IN (s.salon_id, g.id)
+    WHERE l.locktype = 'advisory' AND l.classid = x'57415053'::int AND l.objsubid = 2
+    AND l.granted AND l.objid = s.salon_id
     AND a.application_name = left('gateway ' || s.owner, 63)
 )
 FROM whatsapp_whatsappsession s JOIN whatsapp_salon salon ON salon.id = s.salon_id
