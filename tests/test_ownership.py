@@ -278,3 +278,9 @@ async def test_a_gateway_is_seen_by_its_name(connect: Connect) -> None:
         ("gateway host:1:abc",),
     )
     assert rows == [(1,)]
+
+
+def test_a_gateway_that_was_not_answered_may_register_again() -> None:
+    gateway_id = gateways.join("one")
+    assert gateways.join("one") == gateway_id
+    assert gateways.join("other") != gateway_id
