@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import re
+import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -156,8 +157,11 @@ class Child:
 
     def kill(self) -> None:
         """For a Node.js that does not answer any more."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
+        # Not the process's own kill(): it would take the exit code of one that has
+        # just died away from who waits for it.
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
 
     async def end(self) -> tuple[int, str]:
         """Close the pipe, make sure that the process is gone; exit code and last words."""

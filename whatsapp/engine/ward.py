@@ -143,7 +143,7 @@ class Ward:
 
     async def _send_home(self, process: Process) -> None:
         now = asyncio.get_running_loop().time()
-        for session in list(process.sessions):
+        for session in [one for one in process.sessions if not one.starting]:
             session_id = session.ref.session_id
             if now - session.placed_at >= self._limits.probation:
                 self._blame.acquit(session_id)
