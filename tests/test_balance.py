@@ -59,6 +59,15 @@ def test_salons_go_to_who_has_the_fewest_and_never_back() -> None:
     assert balance.receivers(_shares(9), 1, 4) == []
 
 
+def test_gateways_that_look_at_the_same_time_want_different_salons() -> None:
+    wanted, shares = list(range(100, 110)), _shares(0, 0, 0)
+    tried = [balance.preferred(wanted, shares, share.id) for share in shares]
+    firsts = [pk for order in tried for pk in order[:3]]
+    assert len(set(firsts)) == 9
+    assert all(sorted(order) == wanted for order in tried)
+    assert balance.preferred(wanted, [], 5) == wanted
+
+
 def test_few_move_at_a_time_unless_there_are_very_many() -> None:
     assert balance.to_move(3) == 3
     assert balance.to_move(40) == 10

@@ -29,6 +29,16 @@ def target(shares: Sequence[Share], me: int, unowned: int = 0) -> int:
     return each + (rank < rest)
 
 
+def preferred(wanted: list[int], shares: Sequence[Share], me: int) -> list[int]:
+    """Return the salons in the order in which a gateway should try to have them.
+
+    Gateways that see the same salons at the same time begin with different ones.
+    """
+    ids = sorted({share.id for share in shares} | {me})
+    first = wanted[ids.index(me) :: len(ids)]
+    return list(dict.fromkeys([*first, *wanted]))
+
+
 def to_move(surplus: int) -> int:
     """Return how many of a surplus are handed over at this look."""
     return min(surplus, max(MOVED_AT_ONCE, surplus // 10))

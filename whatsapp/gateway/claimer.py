@@ -81,6 +81,7 @@ class Claimer:
         self._claiming = asyncio.Lock()
         self._patient_until = 0.0
         self._free_since: dict[int, float] = {}
+        self._later: asyncio.Task[None] | None = None
         self._moved: dict[int, float] = {}
         self._known: frozenset[int] = frozenset()
         self._same_looks = 0
@@ -139,18 +140,39 @@ class Claimer:
     # --- claiming ---------------------------------------------------------------------
 
     async def claim_all(self) -> None:
-        """Claim this gateway's share of the salons that want one and have none."""
+        """Claim this gateway's share of the salons that want one and have none.
+
+        What the others leave of theirs is taken a moment later.
+        """
         await self._host.catch_up()
         while self.is_claiming:
-            wanted = await self._host.services(
+            candidates = await self._host.services(
                 claims.candidates,
                 CLAIM_BATCH,
                 self._host.name,
                 patient=self._is_patient(),
             )
-            claimed = await self.claim(await self._share_of(wanted))
-            if len(wanted) < CLAIM_BATCH or not claimed:
-                return
+            wanted = [pk for pk in candidates if self._is_free(pk)]
+            mine = await self._share_of(wanted)
+            # Some may be another gateway's by now: then there are others for us.
+            if not mine or not await self.claim(mine):
+                break
+        if self._free_since and self.is_claiming:
+            self._look_later()
+
+    def _look_later(self) -> None:
+        if self._later is None or self._later.done():
+            self._later = self._host.spawn(self._claim_leftovers(), "leftovers")
+
+    async def _claim_leftovers(self) -> None:
+        await asyncio.sleep(LEFT_SECONDS)
+        self._later = None
+        with contextlib.suppress(LocksLost):
+            await self.claim_all()
+
+    def _is_free(self, pk: int) -> bool:
+        # A runner that still ends (a paired device to store) keeps its salon out.
+        return pk not in self._host.runners and not self._was_moved(pk)
 
     async def _share_of(self, wanted: list[int]) -> list[int]:
         """Return those that this gateway should take, and those that nobody took."""
@@ -161,20 +183,18 @@ class Claimer:
         shares = await self._host.services(gateways.shares)
         room = balance.target(shares, self._id, len(wanted)) - len(self._ownership.held)
         left = [pk for pk in wanted if now - self._free_since[pk] >= LEFT_SECONDS]
-        return list(dict.fromkeys([*wanted[: max(room, 0)], *left]))
+        mine = balance.preferred(wanted, shares, self._id)[: max(room, 0)]
+        return list(dict.fromkeys([*mine, *left]))
 
     async def claim(self, pks: list[int]) -> int:
         """Claim salons and start a runner for each; return how many are ours now."""
         async with self._claiming:
-            # A runner that still ends (a paired device to store) keeps its salon out.
-            free = [
-                pk
-                for pk in pks
-                if pk not in self._host.runners and not self._was_moved(pk)
-            ]
+            free = [pk for pk in pks if self._is_free(pk)]
             if not (self.is_claiming and free):
                 return 0
             locked = await self._ownership.acquire(free)
+            for pk in free:
+                self._free_since.pop(pk, None)
             if not locked:
                 return 0
             try:
@@ -190,7 +210,6 @@ class Claimer:
                 raise
             await self._ownership.release(set(locked) - set(ours))
             for pk in ours:
-                self._free_since.pop(pk, None)
                 self._host.start_runner(pk)
             return len(ours)
 
