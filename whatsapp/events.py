@@ -82,7 +82,9 @@ class Snapshot(TypedDict):
     since: str
     resets: int
     attempt: AttemptState | None
-    # For staff only. Missing if a process of an earlier version tells.
+    # Missing if a process of an earlier version tells.
+    proof_age: NotRequired[float | None]
+    # For staff only.
     owner: NotRequired[str]
     alive: NotRequired[str | None]
 
@@ -114,7 +116,8 @@ SELECT salon.id, 'company_' || salon.salon_id, coalesce(s.revision, 0),
        extract(epoch FROM now() - a.finished_at)::float8,
        extract(epoch FROM a.deadline - now())::float8,
        a.code, a.qr, extract(epoch FROM a.qr_until - now())::float8,
-       a.error, a.retry_after, coalesce(s.owner, ''), s.last_alive_at
+       a.error, a.retry_after, coalesce(s.owner, ''), s.last_alive_at,
+       extract(epoch FROM now() - s.last_alive_at)::float8
 FROM whatsapp_salon salon
 LEFT JOIN whatsapp_whatsappsession s ON s.salon_id = salon.id
 LEFT JOIN LATERAL (
@@ -192,6 +195,7 @@ def _snapshot(row: tuple[Any, ...]) -> Snapshot:
         "attempt": attempt,
         "owner": row[20],
         "alive": _utc(row[21]),
+        "proof_age": row[22],
     }
 
 
@@ -272,6 +276,9 @@ def status_payload(state: Snapshot, age: float = 0.0) -> dict[str, Any]:
     if not reason and attempt is not None and state["status"] not in ("open",):
         reason = attempt["error"]
     message, action = _words(state["status"], reason, attempt)
+    proof = state.get("proof_age")
+    if proof is None or state["status"] not in ("open", "degraded"):
+        proof = None
     return {
         "status": state["status"],
         "phone": mask_phone(state["phone"]) or None,
@@ -285,6 +292,7 @@ def status_payload(state: Snapshot, age: float = 0.0) -> dict[str, Any]:
             else max(0, int(attempt["expires_in"] - age)),
         },
         "reason": reason or None,
+        "proofAge": None if proof is None else int(proof + age),
         "message": message,
         "action": action,
     }
@@ -328,10 +336,7 @@ def _words(
             _("WhatsApp is connected but has been silent; we are checking."),
             None,
         ),
-        statuses.RECONNECTING: (
-            _("The connection to WhatsApp was lost. We are reconnecting by ourselves."),
-            None,
-        ),
+        statuses.RECONNECTING: (_lost_words(reason), None),
         statuses.STOPPED: (
             _("WhatsApp is stopped. The link is kept: connect again at any time."),
             REQUEST_QR,
@@ -361,6 +366,22 @@ def _words(
     if status == statuses.OPEN and reason == "WRONG_PHONE_LINKED":
         return message_of(reason), RESET_CREDENTIALS
     return message, action
+
+
+def _lost_words(reason: str) -> str:
+    if reason in ("gateway_lost", "1008"):
+        return _(
+            "Our service is just restarting. WhatsApp will be connected again in a "
+            "moment; there is nothing to do."
+        )
+    if reason in ("503", "1001", "1002"):
+        return _(
+            "WhatsApp cannot be reached at the moment. We go on trying by ourselves; "
+            "there is nothing to do on the phone."
+        )
+    if reason in ("408", "1003"):
+        return _("WhatsApp does not answer. We are connecting anew by ourselves.")
+    return _("The connection to WhatsApp was lost. We are reconnecting by ourselves.")
 
 
 def _pairing_words(attempt: AttemptState | None) -> tuple[str, str | None]:

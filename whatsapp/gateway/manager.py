@@ -8,6 +8,7 @@ import secrets
 import socket
 from collections import Counter
 from collections.abc import Coroutine, Iterable
+from dataclasses import asdict
 from typing import Any
 
 from channels.layers import get_channel_layer
@@ -292,7 +293,8 @@ class SessionManager:
                 logger.exception("The regular look failed")
 
     async def _share(self) -> None:
-        await self.services(gateways.touch, self._id, [])
+        engines = [asdict(stats) for stats in self.engine.stats()]
+        await self.services(gateways.touch, self._id, engines)
         await self.claimer.share()
         # One rate for all: each gateway has its part of it.
         self.pace.per_second = settings.WHATSAPP_START_RATE / self.claimer.gateways

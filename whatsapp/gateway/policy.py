@@ -21,6 +21,9 @@ RESTARTS = 3
 STABLE_SECONDS = 60.0
 """A session that was open for so long has come through: its failures are forgotten."""
 
+ENGINE_SECONDS = 0.5
+"""Between two tries while Node.js is being started again."""
+
 RECONNECT_FIRST_SECONDS = 1.0
 RECONNECT_MAX_SECONDS = 60.0
 OUTDATED_SECONDS = 600.0

@@ -600,6 +600,10 @@ class SalonRunner:
             await self._call(
                 sessions.record, ref.epoch, Status.RECONNECTING, str(reason)
             )
+            if reason == DisconnectReason.ENGINE_GONE:
+                # No fault of the connection: it is opened as soon as Node.js is there.
+                self._later(policy.ENGINE_SECONDS, Look(hurry=True))
+                return
         elif self._failures >= policy.LINK_TRIES and self._ever_open:
             await self._fail_attempt(ErrorCode.WHATSAPP_UNREACHABLE, epoch=ref.epoch)
             self.attempt_id = None

@@ -11,6 +11,7 @@ from whatsapp.models import Membership, PairingAttempt, Salon, WhatsAppSession
 
 _REASONS: dict[str, Promise] = {
     "gateway_lost": _("the gateway that ran it is gone"),
+    "silent": _("WhatsApp has not been heard for a while"),
     # WhatsApp's numbers, and above 1000 ours for ends that have none.
     "401": _("WhatsApp does not know this device any more (401)"),
     "402": _("WhatsApp has restricted the account for a time (402)"),
