@@ -545,6 +545,11 @@ class StatusChange(models.Model):
     )
     reason = models.CharField(_("reason"), max_length=64, blank=True)
     owner = models.CharField(_("gateway"), max_length=64, blank=True)
+    told = models.BooleanField(
+        default=False,
+        db_default=False,
+        help_text="Logged and sent as a signal (services/outbox.py).",
+    )
 
     objects = OfSalonQuerySet["StatusChange"].as_manager()
 
@@ -554,7 +559,28 @@ class StatusChange(models.Model):
         indexes = [
             models.Index(fields=["salon", "-id"], name="status_change_of_salon"),
             models.Index(fields=["at"], name="status_change_at"),
+            models.Index(
+                fields=["salon", "id"],
+                condition=Q(told=False),
+                name="status_change_untold",
+            ),
         ]
 
     def __str__(self) -> str:
         return f"{self.salon_id}: {self.before} → {self.status}"
+
+
+class Flapping(models.Model):
+    """A salon whose status changes so often that it is not told of for the moment."""
+
+    salon = models.OneToOneField(
+        Salon, on_delete=models.CASCADE, primary_key=True, related_name="flapping"
+    )
+    since = models.DateTimeField()
+    changes = models.IntegerField(
+        default=0, help_text="So many were not told since then."
+    )
+    changed_at = models.DateTimeField(db_index=True, help_text="The last one.")
+
+    def __str__(self) -> str:
+        return f"{self.salon_id}: since {self.since:%Y-%m-%d %H:%M}"

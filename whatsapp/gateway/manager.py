@@ -35,6 +35,7 @@ from whatsapp.gateway.messages import Abandon, Gone, Look, Pulse
 from whatsapp.gateway.ownership import LocksLost
 from whatsapp.gateway.pace import Pace
 from whatsapp.gateway.runner import SalonRunner
+from whatsapp.gateway.teller import Teller
 from whatsapp.gateway.web_version import WebVersions
 from whatsapp.services import (
     attempts,
@@ -84,6 +85,7 @@ class SessionManager:
     def __init__(self, **engine_options: Any) -> None:
         self.name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"[:64]
         self.services = Services()
+        self.teller = Teller(self.services)
         self.settings = policy.Clocks(finish=settings.WHATSAPP_FINISH_TIMEOUT)
         self._engine_options = engine_options
         self._generations = itertools.count(1)
@@ -119,6 +121,7 @@ class SessionManager:
                     duties.create_task(self._listen(), name="layer"),
                     duties.create_task(self._watch_life(), name="proof of life"),
                     duties.create_task(self._keep_house(), name="housekeeping"),
+                    duties.create_task(self.teller.run(), name="teller"),
                 ]
                 await stop.wait()
                 for duty in running:
@@ -311,6 +314,7 @@ class SessionManager:
                 runner.post(Look())
 
     async def _look_at(self, pk: int | None) -> None:
+        self.teller.hurry()
         runner = self.runners.get(pk) if pk is not None else None
         if runner is not None:
             runner.post(Look(hurry=True))

@@ -57,8 +57,6 @@ class Verdict:
     retry_in: float | None = None
     error: ErrorCode = ErrorCode.WHATSAPP_UNREACHABLE
     """Told to somebody who was waiting for this very connection."""
-    alert: bool = False
-    """Operators shall look at this salon."""
 
 
 def judge(
@@ -78,16 +76,15 @@ def judge(
     if reason.is_banned:
         return Verdict(Then.HALT, Status.BANNED, None, ErrorCode.ACCOUNT_BANNED)
     if reason.is_outdated:
-        # It is no salon's trouble but all salons': web_version.py alerts, once.
         return Verdict(
             Then.HALT, Status.OUTDATED, OUTDATED_SECONDS, ErrorCode.ENGINE_OUTDATED
         )
     if reason.is_replaced:
         wait = min(REPLACED_SECONDS * 2**replaced, REPLACED_MAX_SECONDS)
-        return Verdict(Then.HALT, Status.REPLACED, wait, alert=True)
+        return Verdict(Then.HALT, Status.REPLACED, wait)
     third_500 = reason.is_bad_session and bad_sessions + 1 >= BAD_SESSIONS
     if reason.is_multidevice_mismatch or reason.is_engine_crashed or third_500:
-        return Verdict(Then.HALT, Status.NEEDS_ATTENTION, ATTENTION_SECONDS, alert=True)
+        return Verdict(Then.HALT, Status.NEEDS_ATTENTION, ATTENTION_SECONDS)
     return Verdict(Then.BACK_OFF)
 
 

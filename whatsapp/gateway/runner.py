@@ -50,6 +50,7 @@ from whatsapp.gateway.messages import (
     SocketMessage,
 )
 from whatsapp.gateway.pace import Pace
+from whatsapp.gateway.teller import Teller
 from whatsapp.gateway.web_version import WebVersions
 from whatsapp.models import PairingAttempt, Salon, WhatsAppSession
 from whatsapp.phones import phone_from_jid
@@ -88,6 +89,7 @@ class Host(Protocol):
     replaced: Counter[int]
     pace: Pace
     web: WebVersions
+    teller: Teller
 
     def new_ref(
         self, runner: "SalonRunner", session_id: str, epoch: int
@@ -186,6 +188,7 @@ class SalonRunner:
                 await self._handle_safely(self._mailbox.popleft())
         finally:
             self._drain = None
+            self._host.teller.hurry()
 
     async def _handle_safely(self, message: Message) -> None:
         try:
@@ -588,8 +591,6 @@ class SalonRunner:
             str(reason),
             retry_in=verdict.retry_in,
         )
-        if verdict.alert:
-            logger.error("%s: %s, %s", ref.session_id, verdict.status, reason)
         if reason.is_outdated:
             await self._host.web.on_refused(self._version, self.salon_pk)
         await self._release()

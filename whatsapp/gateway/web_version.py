@@ -8,11 +8,10 @@ the row in the database is what the others go by.
 import asyncio
 import logging
 import re
-import threading
 import time
 import urllib.request
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
+from functools import partial
 from http.client import HTTPException
 from typing import IO, Any
 from urllib.error import HTTPError
@@ -20,6 +19,7 @@ from urllib.parse import urlsplit
 
 from whatsapp.engine import Engine
 from whatsapp.gateway.database import Services
+from whatsapp.gateway.threads import in_thread
 from whatsapp.services import web_version
 from whatsapp.services.web_version import Version, name
 
@@ -133,24 +133,11 @@ class WebVersions:
             raise NoVersion("none is fetched here (WHATSAPP_VERSION_URL)")
         try:
             async with asyncio.timeout(FETCH_SECONDS):
-                return await asyncio.wrap_future(_in_thread(fetch, self._url))
+                return await asyncio.wrap_future(
+                    in_thread(partial(fetch, self._url), "web version")
+                )
         except TimeoutError:
             raise NoVersion(f"no answer within {FETCH_SECONDS:.0f} s") from None
-
-
-def _in_thread(work: Callable[[str], Version], url: str) -> Future[Version]:
-    """Run it in a thread that keeps no process alive, however long a name takes."""
-    future: Future[Version] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work(url))
-        except Exception as error:  # noqa: BLE001  (rises where it is waited for)
-            future.set_exception(error)
-
-    future.set_running_or_notify_cancel()
-    threading.Thread(target=run, name="web version", daemon=True).start()
-    return future
 
 
 class _SameHost(urllib.request.HTTPRedirectHandler):
