@@ -182,7 +182,9 @@ class Claimer:
             return []
         shares = await self._host.services(gateways.shares)
         room = balance.target(shares, self._id, len(wanted)) - len(self._ownership.held)
-        left = [pk for pk in wanted if now - self._free_since.get(pk, now) >= LEFT_SECONDS]
+        left = [
+            pk for pk in wanted if now - self._free_since.get(pk, now) >= LEFT_SECONDS
+        ]
         mine = balance.preferred(wanted, shares, self._id)[: max(room, 0)]
         return list(dict.fromkeys([*mine, *left]))
 
