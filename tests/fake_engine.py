@@ -35,6 +35,7 @@ from whatsapp.engine.protocol import Event, SessionEvent
 
 QR_LIFETIME = 20.0
 QR_WINDOW = 160.0
+RESTART_SECONDS = 1.7
 VERSIONS = Versions(baileys="fake", node="fake", web=(2, 3000, 1))
 
 
@@ -127,6 +128,11 @@ class Socket:
         return self.in_node and not self.is_ended and not self.over
 
     @property
+    def waits_for_code(self) -> bool:
+        """Whether WhatsApp has to answer the request for a code."""
+        return self.code is not None and not self.code.done()
+
+    @property
     def is_paired(self) -> bool:
         """Whether a phone has linked what was opened on fresh creds."""
         return self.link is not None and not self.is_login
@@ -154,6 +160,7 @@ class FakeEngine:
         self.sockets: dict[int, Socket] = {}
         self.ended: list[SessionRef] = []
         self.versions = VERSIONS
+        self._restart: asyncio.TimerHandle | None = None
         self.dead = False
         """The gateway was killed: Node.js is gone, and nobody is told."""
 
@@ -176,6 +183,8 @@ class FakeEngine:
         if writes:
             await asyncio.wait(writes, timeout=timeout)
         self.is_running = False
+        if self._restart:
+            self._restart.cancel()
         self._forget_all()
 
     def set_web_version(self, version: tuple[int, int, int] | None) -> None:
@@ -319,7 +328,7 @@ class FakeEngine:
 
     def pair(self, socket: Socket, phone: str) -> None:
         """Let a phone confirm the link."""
-        if socket.over or socket.link:
+        if socket.link or not socket.is_live:
             return
         socket.link = link = self.whatsapp.link(phone, socket.ref.session_id)
         paired = Paired(socket.ref, link.creds(), link.keys(), link.jid, "android")
@@ -328,7 +337,7 @@ class FakeEngine:
     def log_in(self, socket: Socket) -> None:
         """Open a socket whose device WhatsApp knows; refuse a device that it does not."""
         link = socket.link
-        if socket.over or not socket.is_login or link is None or socket.is_open:
+        if link is None or not socket.is_login or socket.is_open or not socket.is_live:
             return
         if link.number not in self.whatsapp.known:
             self.close_by(socket, DisconnectReason.LOGGED_OUT)
@@ -379,16 +388,17 @@ class FakeEngine:
 
     def write(self, socket: Socket) -> None:
         """Let Baileys write creds and keys of a socket that is logged in."""
-        if socket.muted or not socket.is_login or socket.link is None or socket.writes:
+        is_in = socket.is_login and socket.link is not None and socket.is_live
+        if not is_in or socket.muted or socket.writes:
             return
         socket.batches += 1
-        task = asyncio.get_running_loop().create_task(
-            self._write(socket, socket.link, socket.batches)
-        )
+        task = asyncio.get_running_loop().create_task(self._write(socket))
         socket.writes.add(task)
         task.add_done_callback(socket.writes.discard)
 
-    async def _write(self, socket: Socket, link: Link, batch: int) -> None:
+    async def _write(self, socket: Socket) -> None:
+        link, batch = socket.link, socket.batches
+        assert link is not None
         number = self.whatsapp.next_write()
         try:
             async with asyncio.timeout(self._limits.store_timeout):
@@ -403,10 +413,12 @@ class FakeEngine:
             self.whatsapp.acknowledged[link.number] = number
 
     def die(self, why: str = "killed") -> None:
-        """Let Node.js die."""
+        """Let Node.js die; it is started again."""
         if not self.is_running:
             return
         self.is_running = False
+        loop = asyncio.get_running_loop()
+        self._restart = loop.call_later(RESTART_SECONDS, self.come_back)
         gone = CodeRefused.Kind.ENGINE_GONE
         lost = tuple(one.ref for one in self.sockets.values() if not one.muted)
         self._forget_all(CodeRefused(gone, reason=DisconnectReason.ENGINE_GONE))
@@ -416,6 +428,12 @@ class FakeEngine:
         """Start Node.js again."""
         if not self.is_running and not self.dead:
             self._begin()
+
+    def leave(self) -> None:
+        """Let Node.js end itself; a gateway that hangs will hear of it in the end."""
+        for socket in self.sockets.values():
+            socket.is_ended = True
+            socket.is_open = False
 
     def vanish(self) -> None:
         """End with the gateway, without a word."""

@@ -9,6 +9,7 @@ what fails, hangs or lands late.
 
 import asyncio
 import os
+import socket
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
@@ -24,7 +25,8 @@ from psycopg import rows
 from tests.fake_engine import FakeEngine, Link, WhatsApp
 from tests.virtual_clock import Clock, VirtualLoop
 from whatsapp import events
-from whatsapp.gateway import SessionManager, auth_store, manager
+from whatsapp.engine import Limits
+from whatsapp.gateway import SessionManager, auth_store, manager, ownership
 from whatsapp.gateway.database import conninfo
 
 P = ParamSpec("P")
@@ -33,8 +35,11 @@ R = TypeVar("R")
 PATIENCE = 20_000
 """Turns after which something goes round in circles."""
 
-STOP_SECONDS = 5.0
-"""Two for the hand-over, and the engine's own; measured on a clock that is exact."""
+STOP_SECONDS = 7.0
+"""For sockets that close at once it is a moment; for what hangs there are time-outs."""
+
+LEASE = Limits().lease
+ALIVE_SECONDS = 29.0
 
 
 class Layer:
@@ -101,9 +106,9 @@ def _at_once(
 class Cursor:
     """The result of a statement that has run."""
 
-    def __init__(self, found: Sequence[tuple[Any, ...]], rowcount: int) -> None:
-        self._found = list(found)
-        self.rowcount = rowcount
+    def __init__(self, found: Sequence[tuple[Any, ...]] | None) -> None:
+        self._found = list(found or ())
+        self.description = found
 
     async def fetchall(self) -> list[tuple[Any, ...]]:
         return self._found
@@ -128,27 +133,50 @@ class InlineConnection:
         self._cluster = cluster
         self.raw = raw
         self.closed = False
-        self._news = os.pipe()
+        self.gateway = cluster.current
+        self.listener: Callable[[psycopg.Notify], None] | None = None
+        self._socket, self._server = socket.socketpair()
 
     def fileno(self) -> int:
-        return self._news[0]
+        return self._socket.fileno()
+
+    def add_notify_handler(self, handler: Callable[[psycopg.Notify], None]) -> None:
+        self.listener = handler
 
     async def execute(self, query: Any, params: Any = None) -> Cursor:
-        gateway = self._cluster.current
         await asyncio.sleep(0)
-        gateway.check()
+        self.gateway.check()
         if self.closed:
             raise psycopg.OperationalError("the connection is closed")
         if query is auth_store._SAVE and self._cluster.holds_writes:
-            held = Held(query, params, asyncio.get_running_loop().create_future())
-            self._cluster.held.append(held)
-            return await held.answer
+            return await self._hold(query, params)
         if self._cluster.refuses():
             raise psycopg.OperationalError("the database is away")
-        cursor = self._cluster.run(self.raw, query, params)
+        cursor = self._run(query, params)
         await asyncio.sleep(0)
-        gateway.check()
+        self.gateway.check()
         return cursor
+
+    def _run(self, query: Any, params: Any) -> Cursor:
+        if query.startswith(b"LISTEN"):
+            return Cursor(None)
+        if b"pg_notify" in query:
+            self._cluster.notify(*params)
+            return Cursor([])
+        return self._cluster.run(self.raw, query, params)
+
+    async def _hold(self, query: bytes, params: dict[str, Any]) -> Cursor:
+        loop = asyncio.get_running_loop()
+        held = Held(query, params, loop.create_future())
+        self._cluster.held.append(held)
+        # Whoever gives it up shuts the socket down.
+        fd = os.dup(self.fileno())
+        loop.add_reader(fd, self._cluster.abandon, held)
+        try:
+            return await held.answer
+        finally:
+            loop.remove_reader(fd)
+            os.close(fd)
 
     async def close(self) -> None:
         self.end()
@@ -158,15 +186,13 @@ class InlineConnection:
         if not self.closed:
             self.raw.execute("SELECT pg_advisory_unlock_all()")
             self.closed = True
-            os.write(self._news[1], b"!")
+            self._server.close()
 
     def end(self) -> None:
         """Give the connection back; its locks are gone."""
         self.cut()
-        if self._news:
-            for end in self._news:
-                os.close(end)
-            self._news = ()  # type: ignore[assignment]
+        if self._socket.fileno() >= 0:
+            self._socket.close()
             self._cluster.give_back(self)
 
 
@@ -203,8 +229,7 @@ class InlineServices:
         self._gateway.check()
         cluster = self._gateway.cluster
         result = cluster.call(service, *args, **kwargs)
-        if cluster.losing_answers:
-            cluster.losing_answers -= 1
+        if cluster.loses_answer():
             raise OperationalError("the answer was lost")
         await asyncio.sleep(0)
         self._gateway.check()
@@ -224,6 +249,8 @@ class Gateway:
         self.loop = VirtualLoop(cluster.clock)
         self.is_dead = False
         self.stopping_since: float | None = None
+        self.hanging_since: float | None = None
+        self._is_left = False
         self.connections: list[InlineConnection] = []
         self._stop = asyncio.Event()
         cluster.current = self
@@ -237,6 +264,8 @@ class Gateway:
 
     def turn(self) -> bool:
         """Run what is ready."""
+        if self.hanging_since is not None:
+            return False
         self.cluster.current = self
         moved = self.loop.turn()
         assert self.loop.surprises == []
@@ -254,6 +283,31 @@ class Gateway:
         if self.stopping_since is None:
             self.stopping_since = self.cluster.clock.now
             self.soon(self._stop.set)
+
+    def hang(self) -> None:
+        """Stop it in the middle of whatever it does, until it goes on."""
+        if self.hanging_since is None:
+            self.hanging_since = self.cluster.clock.now
+
+    def go_on(self) -> None:
+        """Let it go on, as if nothing had happened."""
+        self.hanging_since = None
+        self._is_left = False
+        if self.stopping_since is not None:
+            self.stopping_since = self.cluster.clock.now
+
+    def feel_the_silence(self) -> None:
+        """Do to one that hangs what Node.js and PostgreSQL do, each after its time."""
+        if self.hanging_since is None:
+            return
+        silence = self.cluster.clock.now - self.hanging_since
+        if silence >= LEASE and self.engine is not None and not self._is_left:
+            self._is_left = True
+            self.engine.leave()
+            self.soon(self.engine.die, "nothing was heard of Python")
+        if silence >= ownership.SESSION_SECONDS:
+            for one in self.connections:
+                one.cut()
 
     def end(self) -> None:
         """Look at what a gateway that has stopped leaves behind: nothing."""
@@ -294,9 +348,10 @@ class Cluster:
         self.gateways: list[Gateway] = []
         self.held: list[Held] = []
         self.holds_writes = False
-        self.losing_answers = 0
+        self.answering = self.losing_answers = 0
         self.skipping = self.refusing = 0
         self._address = conninfo()
+        self._heard = 0.0
         self._free: list[psycopg.Connection] = []
         self._made: list[psycopg.Connection] = []
         self.observer = self.take()
@@ -311,6 +366,7 @@ class Cluster:
             gateway.check()
             if self.refuses():
                 raise psycopg.OperationalError("the database is away")
+            self.current = gateway
             one = InlineConnection(self, self.take())
             gateway.connections.append(one)
             return one
@@ -365,6 +421,16 @@ class Cluster:
             return True
         return False
 
+    def loses_answer(self) -> bool:
+        """Say whether the gateway never hears what became of the call just made."""
+        if not self.losing_answers:
+            return False
+        if self.answering:
+            self.answering -= 1
+            return False
+        self.losing_answers -= 1
+        return True
+
     def _execute(self, execute: Any, sql: Any, params: Any, many: Any, ctx: Any) -> Any:
         if self.refuses():
             raise OperationalError("the database is away")
@@ -384,10 +450,18 @@ class Cluster:
         """Run a statement of the locks or of the store."""
         self.clock.tell()
         cursor = raw.execute(query, params)
-        found = cursor.fetchall() if cursor.description else []
-        if query is auth_store._SAVE and found[0][0]:
+        found = cursor.fetchall() if cursor.description else None
+        if query is auth_store._SAVE and found and found[0][0]:
             self._check_fence(params)
-        return Cursor(found, cursor.rowcount)
+        return Cursor(found)
+
+    def notify(self, _channel: str, payload: str) -> None:
+        """Let every gateway that listens hear a word of another."""
+        for gateway in self.gateways:
+            for one in gateway.connections:
+                if one.listener and not one.closed:
+                    word = psycopg.Notify(_channel, payload, 0)
+                    gateway.soon(one.listener, word)
 
     def _check_fence(self, params: dict[str, Any]) -> None:
         epoch = self.one(
@@ -410,7 +484,7 @@ class Cluster:
 
     def _answer(self, held: Held, answer: Callable[[], None]) -> None:
         loop = held.answer.get_loop()
-        if not loop.is_closed():
+        if not loop.is_closed() and not held.answer.done():
             loop.call_soon(lambda: None if held.answer.done() else answer())
 
     # What is committed ----------------------------------------------------------------
@@ -465,7 +539,7 @@ class Cluster:
     def _bury(self) -> None:
         for gateway in list(self.gateways):
             since = gateway.stopping_since
-            if since is None:
+            if since is None or gateway.hanging_since is not None:
                 continue
             if gateway.running.done():
                 self.gateways.remove(gateway)
@@ -477,26 +551,31 @@ class Cluster:
     def advance(self, seconds: float, *, at_once: bool = False) -> None:
         """Let time go by, from timer to timer; or jump, as a machine that slept."""
         end = self.clock.now + seconds
-        while True:
+        while self.clock.now < end:
             self.settle()
-            upcoming = [
-                timer.when()
-                for gateway in self.gateways
-                for timer in gateway.loop.timers
-            ]
-            step = min(upcoming, default=end)
-            if at_once or step >= end:
-                break
-            self.clock.now = step
-            self.be_heard()
-        self.clock.now = end
-        self.be_heard()
+            step = min([end, *self._upcoming()])
+            self.clock.now = end if at_once else step
+            for gateway in self.gateways:
+                gateway.feel_the_silence()
+            if self.clock.now - self._heard >= ALIVE_SECONDS:
+                self._heard = self.clock.now
+                self.be_heard()
         self.settle()
+
+    def _upcoming(self) -> list[float]:
+        moments = []
+        for gateway in self.gateways:
+            if gateway.hanging_since is None:
+                moments += [timer.when() for timer in gateway.loop.timers]
+            else:
+                since = gateway.hanging_since
+                moments += [since + LEASE, since + ownership.SESSION_SECONDS]
+        return [moment for moment in moments if moment > self.clock.now]
 
     def be_heard(self) -> None:
         """Let every open socket give proof of life."""
         for gateway in self.gateways:
-            if gateway.engine is not None:
+            if gateway.engine is not None and gateway.hanging_since is None:
                 gateway.soon(gateway.engine.be_heard)
 
     def kill(self, gateway: Gateway) -> None:

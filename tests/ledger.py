@@ -13,7 +13,9 @@ DEVICE = re.compile(r"[0-9]{7,15}:[0-9]+@s\.whatsapp\.net")
 PHONE = re.compile(r"([0-9]{7,15})?")
 
 _KEYS = "SELECT company_id, key_type, key_id, value FROM whatsapp_keys"
-_ARCHIVE = "SELECT id, salon_id, reason, payload FROM whatsapp_archivedcredentials"
+_ARCHIVE = (
+    "SELECT id, salon_id, reason, payload FROM whatsapp_archivedcredentials ORDER BY id"
+)
 _SECRETS_LEFT = """
 SELECT count(*) FROM whatsapp_pairingattempt
 WHERE finished_at IS NOT NULL AND (code <> '' OR qr <> '' OR qr_until IS NOT NULL)
@@ -51,6 +53,8 @@ class Ledger:
     """Devices that were stored when somebody asked for a reset."""
     stored: dict[int, Kept] = field(default_factory=dict)
     ever: dict[int, set[int]] = field(default_factory=dict)
+    archived: list[tuple[int, int]] = field(default_factory=list)
+    """(entry, salon) of what could be brought back."""
     _opened_archive: dict[int, Kept] = field(default_factory=dict)
     _written: dict[int, int] = field(default_factory=dict)
 
@@ -75,11 +79,16 @@ class Ledger:
                     live[name] = live.get(name, 0) + 1
         assert all(count == 1 for count in live.values()), f"live sockets: {live}"
 
-    def check_looked_at(self) -> None:
-        """After an undisturbed look of a gateway, what pages are told is true."""
+    def check_looked_at(self, interval: float) -> None:
+        """Where gateways look undisturbed, what pages are told is true.
+
+        Args:
+            interval: seconds between two looks.
+        """
         overdue = self.cluster.one(
-            "SELECT count(*) FROM whatsapp_pairingattempt"
-            " WHERE finished_at IS NULL AND deadline < now()"
+            "SELECT count(*) FROM whatsapp_pairingattempt WHERE finished_at IS NULL"
+            " AND deadline < now() - make_interval(secs => %s)",
+            interval,
         )
         assert overdue == 0, "an attempt outlives its deadline"
         open_epochs = {
@@ -131,6 +140,7 @@ class Ledger:
 
     def _read_archive(self) -> dict[int, list[Kept]]:
         archive: dict[int, list[Kept]] = {}
+        self.archived = []
         for row in self.cluster.all(_ARCHIVE):
             if row.id not in self._opened_archive:
                 text = json.loads(zlib.decompress(row.payload))
@@ -138,6 +148,7 @@ class Ledger:
                 self._opened_archive[row.id] = self._judge(
                     text["creds"], keys, row.reason
                 )
+            self.archived.append((row.id, row.salon_id))
             archive.setdefault(row.salon_id, []).append(self._opened_archive[row.id])
         return archive
 

@@ -97,6 +97,18 @@ SELECT (SELECT json_agg(s ORDER BY s.salon_id)::text FROM whatsapp_whatsappsessi
 """
 
 
+def _is_login(socket: Socket) -> bool:
+    return socket.is_login
+
+
+def _is_linking(socket: Socket) -> bool:
+    return not socket.is_login
+
+
+def _waits_for_code(socket: Socket) -> bool:
+    return socket.waits_for_code
+
+
 class Surprises(logging.Handler):
     """Keeps what was logged with a traceback: nothing here should be."""
 
@@ -124,13 +136,15 @@ class Salons(RuleBasedStateMachine):
             max_size=3,
         ),
         gateways=st.integers(1, 2),
+        steps=st.integers(0, 2),
     )
-    def begin(self, before: list[str], gateways: int) -> None:
-        self.clock.now = 0.0
+    def begin(self, before: list[str], gateways: int, steps: int) -> None:
+        self.clock.now = 1000.0  # loops count from the start of the machine
         self.monkeypatch = pytest.MonkeyPatch()
         self.cluster = Cluster(self.clock, self.monkeypatch)
         self.cluster.observer.execute(
-            "TRUNCATE whatsapp_salon, whatsapp_auth, whatsapp_keys"
+            "TRUNCATE whatsapp_salon, whatsapp_auth, whatsapp_keys, whatsapp_gateway,"
+            " whatsapp_webversion"
             " RESTART IDENTITY CASCADE"
         )
         self.surprises.texts.clear()
@@ -145,8 +159,8 @@ class Salons(RuleBasedStateMachine):
             self._leave(salon, phone, state)
         for _number in range(gateways):
             self.cluster.start_gateway()
-        self.at_rest = False
         self.settle(None)
+        self.all_goes_well_for_a_while(steps, users=False)
 
     def _leave(self, salon: Salon, phone: str, state: str) -> None:
         """Leave in the tables what an earlier time has left there."""
@@ -228,51 +242,49 @@ class Salons(RuleBasedStateMachine):
             self.ledger.forgotten.add(stored.link)
         self.settle(turns)
 
-    @rule(salon=SALONS, number=ANY, turns=TURNS)
-    def restore(self, salon: int, number: int, turns: int | None) -> None:
-        entries = self.cluster.all(
-            "SELECT id FROM whatsapp_archivedcredentials WHERE salon_id = %s",
-            self.salons[salon].pk,
-        )
-        entry = entries[number % len(entries)].id if entries else 0
-        self.ask(sessions.restore, self.salons[salon], "user:a", entry)
+    @precondition(lambda self: self.ledger.archived)
+    @rule(number=ANY, turns=TURNS)
+    def restore(self, number: int, turns: int | None) -> None:
+        entry, salon_pk = self.ledger.archived[number % len(self.ledger.archived)]
+        salon = next(salon for salon in self.salons if salon.pk == salon_pk)
+        self.ask(sessions.restore, salon, "user:a", entry)
         self.settle(turns)
 
     # What WhatsApp and the phones do --------------------------------------------------
 
-    def _sockets(self) -> list[tuple[Gateway, FakeEngine, Socket]]:
-        return [
-            (gateway, gateway.engine, socket)
-            for gateway in self.cluster.gateways
-            if gateway.engine
-            for socket in gateway.engine.sockets.values()
-            if socket.in_node
-        ]
-
-    def _on_socket(
-        self, number: int, call: Callable[[FakeEngine, Socket], object]
+    @rule(
+        salon=SALONS,
+        by_code=st.booleans(),
+        steps=st.integers(1, 8),
+        turns=TURNS,
+    )
+    def a_salon_links(
+        self, salon: int, by_code: bool, steps: int, turns: int | None
     ) -> None:
-        if found := self._sockets():
-            gateway, engine, socket = found[number % len(found)]
-            gateway.soon(call, engine, socket)
-
-    @rule(number=ANY, turns=TURNS)
-    def whatsapp_goes_on(self, number: int, turns: int | None) -> None:
-        self._on_socket(number, self._proceed)
+        """Link with nobody in the way, or get some of the way."""
+        phone = f"+{PHONES[salon]}"
+        if by_code:
+            self.ask(pairing.request_code, self.salons[salon], phone, "page")
+        else:
+            self.ask(pairing.request_qr, self.salons[salon], "page", fresh=True)
+        self.settle(None)
+        for _step in range(steps):
+            for gateway, engine, socket in self._sockets():
+                if socket.ref.session_id == self.salons[salon].session_id:
+                    gateway.soon(self._proceed, engine, socket)
+            self.settle(None)
         self.settle(turns)
 
-    @rule(users=st.booleans())
-    def all_goes_well_for_a_while(self, users: bool) -> None:
-        for _step in range(4):
+    @rule(steps=st.integers(1, 6), users=st.booleans())
+    def all_goes_well_for_a_while(self, steps: int, users: bool) -> None:
+        for _step in range(steps):
             self._everybody_proceeds(users=users)
             self.settle(None)
 
     def _everybody_proceeds(self, *, users: bool) -> None:
         for gateway, engine, socket in self._sockets():
             waits_for_user = (
-                socket.has_qr
-                and not socket.is_paired
-                and (socket.code is None or socket.code.done())
+                socket.has_qr and not socket.is_paired and not socket.waits_for_code
             )
             if users or not waits_for_user:
                 gateway.soon(self._proceed, engine, socket)
@@ -288,7 +300,7 @@ class Salons(RuleBasedStateMachine):
             engine.close_by(socket, DisconnectReason.RESTART_REQUIRED)
         elif not socket.has_qr:
             engine.show_qr(socket, self._qr(socket))
-        elif socket.code and not socket.code.done():
+        elif socket.waits_for_code:
             engine.answer_code(socket, "ABCD1234")
         else:
             if socket.code_phone:
@@ -304,6 +316,34 @@ class Salons(RuleBasedStateMachine):
                 return phone
         return PHONES[0]
 
+    def _sockets(
+        self, which: Callable[[Socket], bool] = lambda _socket: True
+    ) -> list[tuple[Gateway, FakeEngine, Socket]]:
+        return [
+            (gateway, gateway.engine, socket)
+            for gateway in self.cluster.gateways
+            if gateway.engine
+            for socket in gateway.engine.sockets.values()
+            if socket.in_node and which(socket)
+        ]
+
+    def _on_socket(
+        self,
+        number: int,
+        call: Callable[[FakeEngine, Socket], object],
+        which: Callable[[Socket], bool] = lambda _socket: True,
+    ) -> None:
+        found = self._sockets(which)
+        gateway, engine, socket = found[number % len(found)]
+        gateway.soon(call, engine, socket)
+
+    @precondition(lambda self: self._sockets())
+    @rule(number=ANY, turns=TURNS)
+    def whatsapp_goes_on(self, number: int, turns: int | None) -> None:
+        self._on_socket(number, self._proceed)
+        self.settle(turns)
+
+    @precondition(lambda self: self._sockets(_waits_for_code))
     @rule(number=ANY, kind=st.sampled_from(REFUSALS), turns=TURNS)
     def whatsapp_refuses_a_code(
         self, number: int, kind: CodeRefused.Kind, turns: int | None
@@ -311,9 +351,10 @@ class Salons(RuleBasedStateMachine):
         def refuse(engine: FakeEngine, socket: Socket) -> None:
             engine.answer_code(socket, CodeRefused(kind))
 
-        self._on_socket(number, refuse)
+        self._on_socket(number, refuse, _waits_for_code)
         self.settle(turns)
 
+    @precondition(lambda self: self._sockets(_is_linking))
     @rule(
         number=ANY,
         word=st.sampled_from(
@@ -322,6 +363,7 @@ class Salons(RuleBasedStateMachine):
                 (CodeRejected,),
                 (CodeExpired, "refresh_code"),
                 (PasskeyRequired,),
+                (Qr, "2@another", 20.0, 160.0),
             ]
         ),
         turns=TURNS,
@@ -329,32 +371,20 @@ class Salons(RuleBasedStateMachine):
     def a_link_socket_speaks(
         self, number: int, word: tuple[Any, ...], turns: int | None
     ) -> None:
-        def speak(engine: FakeEngine, socket: Socket) -> None:
-            if not socket.is_login:
-                engine.say(socket, *word)
-
-        self._on_socket(number, speak)
+        self._on_socket(
+            number, lambda engine, socket: engine.say(socket, *word), _is_linking
+        )
         self.settle(turns)
 
-    @rule(number=ANY, turns=TURNS)
-    def a_link_socket_has_another_qr(self, number: int, turns: int | None) -> None:
-        def show(engine: FakeEngine, socket: Socket) -> None:
-            if not socket.is_login:
-                engine.show_qr(socket, f"{self._qr(socket)}-{number}")
-
-        self._on_socket(number, show)
-        self.settle(turns)
-
+    @precondition(lambda self: self._sockets(_is_linking))
     @rule(number=ANY, phone=st.sampled_from(PHONES), turns=TURNS)
     def a_phone_links(self, number: int, phone: str, turns: int | None) -> None:
-        self._on_socket(number, lambda engine, socket: engine.pair(socket, phone))
+        self._on_socket(
+            number, lambda engine, socket: engine.pair(socket, phone), _is_linking
+        )
         self.settle(turns)
 
-    @rule(number=ANY, turns=TURNS)
-    def a_login_is_answered(self, number: int, turns: int | None) -> None:
-        self._on_socket(number, lambda engine, socket: engine.log_in(socket))
-        self.settle(turns)
-
+    @precondition(lambda self: self._sockets())
     @rule(number=ANY, reason=st.sampled_from(REASONS), turns=TURNS)
     def a_socket_closes(
         self, number: int, reason: DisconnectReason, turns: int | None
@@ -362,18 +392,29 @@ class Salons(RuleBasedStateMachine):
         self._on_socket(number, lambda engine, socket: engine.close_by(socket, reason))
         self.settle(turns)
 
+    @precondition(lambda self: self._sockets(_is_login))
+    @rule(number=ANY, turns=TURNS)
+    def a_phone_takes_its_device_out(self, number: int, turns: int | None) -> None:
+        reason = DisconnectReason.LOGGED_OUT
+        self._on_socket(
+            number, lambda engine, socket: engine.close_by(socket, reason), _is_login
+        )
+        self.settle(turns)
+
+    @precondition(lambda self: self._sockets(_is_login))
     @rule(number=ANY, silent=st.booleans())
     def a_socket_falls_silent(self, number: int, silent: bool) -> None:
         def fall(_engine: FakeEngine, socket: Socket) -> None:
             socket.is_silent = silent
 
-        self._on_socket(number, fall)
+        self._on_socket(number, fall, _is_login)
         self.settle(None)
 
+    @precondition(lambda self: self._sockets(_is_login))
     @rule(number=ANY, late=st.booleans(), turns=TURNS)
     def keys_are_written(self, number: int, late: bool, turns: int | None) -> None:
         self.cluster.holds_writes = late
-        self._on_socket(number, lambda engine, socket: engine.write(socket))
+        self._on_socket(number, lambda engine, socket: engine.write(socket), _is_login)
         self.settle(turns)
         self.cluster.holds_writes = self.cluster.holds_writes and not self.at_rest
 
@@ -394,7 +435,10 @@ class Salons(RuleBasedStateMachine):
     @rule(number=ANY, kind=st.integers(0, 8))
     def a_dead_socket_speaks(self, number: int, kind: int) -> None:
         self._calm()
-        gateway, ref = self._ended()[-1 - number % len(self._ended())]
+        ended = self._ended()
+        if not ended:  # the gateway that knew them has stopped meanwhile
+            return
+        gateway, ref = ended[-1 - number % len(ended)]
         before = self.cluster.one(_DUMP)
         gateway.soon(gateway.manager._on_event, self._word(ref, kind))
         self.settle(None)
@@ -426,21 +470,10 @@ class Salons(RuleBasedStateMachine):
 
     # What fails -----------------------------------------------------------------------
 
-    def _engine(self, number: int) -> tuple[Gateway, FakeEngine] | None:
-        found = [(g, g.engine) for g in self.cluster.gateways if g.engine]
-        return found[number % len(found)] if found else None
-
+    @precondition(lambda self: self._sockets())
     @rule(number=ANY, turns=TURNS)
     def an_engine_dies(self, number: int, turns: int | None) -> None:
-        if found := self._engine(number):
-            found[0].soon(found[1].die)
-        self.settle(turns)
-
-    @rule(turns=TURNS)
-    def engines_come_back(self, turns: int | None) -> None:
-        for gateway in self.cluster.gateways:
-            if gateway.engine:
-                gateway.soon(gateway.engine.come_back)
+        self._on_socket(number, lambda engine, _socket: engine.die())
         self.settle(turns)
 
     @precondition(lambda self: len(self.cluster.gateways) < 2)
@@ -471,13 +504,26 @@ class Salons(RuleBasedStateMachine):
             one.cut()
         self.settle(turns)
 
+    @precondition(lambda self: self.cluster.gateways)
+    @rule(number=ANY)
+    def a_gateway_hangs(self, number: int) -> None:
+        gateways = self.cluster.gateways
+        gateways[number % len(gateways)].hang()
+
+    @precondition(lambda self: any(g.hanging_since for g in self.cluster.gateways))
+    @rule(turns=TURNS)
+    def gateways_go_on(self, turns: int | None) -> None:
+        for gateway in self.cluster.gateways:
+            gateway.go_on()
+        self.settle(turns)
+
     @rule(after=st.integers(0, 12), count=st.sampled_from([1, 1, 2, 5, 20]))
     def the_database_is_going_to_refuse(self, after: int, count: int) -> None:
         self.cluster.skipping, self.cluster.refusing = after, count
 
-    @rule(count=st.integers(1, 3))
-    def answers_are_going_to_be_lost(self, count: int) -> None:
-        self.cluster.losing_answers = count
+    @rule(after=st.integers(0, 8), count=st.integers(1, 2))
+    def answers_are_going_to_be_lost(self, after: int, count: int) -> None:
+        self.cluster.answering, self.cluster.losing_answers = after, count
 
     @rule(count=st.integers(1, 3), is_down=st.booleans())
     def wakes_are_going_to_be_lost(self, count: int, is_down: bool) -> None:
@@ -498,7 +544,7 @@ class Salons(RuleBasedStateMachine):
             self.cluster.advance(LOOK_SECONDS + 1)
         self.at_rest = True
         if any(g.stopping_since is None for g in self.cluster.gateways):
-            self.ledger.check_looked_at()
+            self.ledger.check_looked_at(LOOK_SECONDS)
 
     @rule()
     def pages_look(self) -> None:
@@ -512,6 +558,8 @@ class Salons(RuleBasedStateMachine):
         cluster.skipping = cluster.refusing = cluster.losing_answers = 0
         cluster.layer.losing = 0
         cluster.layer.is_down = cluster.holds_writes = False
+        for gateway in cluster.gateways:
+            gateway.go_on()
         while cluster.held:
             cluster.land(cluster.held[0])
         self.settle(None)
@@ -542,18 +590,17 @@ class Salons(RuleBasedStateMachine):
         """Heal everything: within an hour, every salon is what it ought to be."""
         self._calm()
         self.cluster.advance(5)
-        self.engines_come_back(None)
         if not self.cluster.gateways:
             self.cluster.start_gateway()
         for _gateway, _engine, socket in self._sockets():
             socket.is_silent = False
-        for _minute in range(10):
+        for _part in range(4):
             self._heal_for(10)
         for _part in range(12):
             self._heal_for(330)
-        for _part in range(6):
+        for _part in range(4):
             self._heal_for(11)
-        self.ledger.check_looked_at()
+        self.ledger.check_looked_at(LOOK_SECONDS)
         self._check_ends()
         for gateway in self.cluster.gateways:
             gateway.stop()
@@ -562,7 +609,7 @@ class Salons(RuleBasedStateMachine):
         self._check_nothing_is_left()
 
     def _heal_for(self, seconds: float) -> None:
-        for _step in range(5):
+        for _step in range(3):
             self._everybody_proceeds(users=False)
             self.settle(None)
         self.cluster.advance(seconds, at_once=seconds > 100)
@@ -617,8 +664,11 @@ def clock(
 ) -> Iterator[Clock]:
     """Return the clock of this test's database and of its gateways."""
     settings.WHATSAPP_LOOK_INTERVAL = LOOK_SECONDS
-    # A heartbeat is for networks that die without a word; here, none does.
+    settings.WHATSAPP_VERSION_URL = ""
+    # A heartbeat is for networks that die without a word; here, none does. Thousands
+    # of them would be all that a virtual hour is spent with.
     monkeypatch.setattr(ownership, "HEARTBEAT_SECONDS", 600.0)
+    monkeypatch.setattr(ownership, "LEASE_SECONDS", 1e9)
     with database_clock() as clock:
         yield clock
 
