@@ -1,10 +1,11 @@
 """Where one fault after the other is let loose, watched and judged."""
 
 import asyncio
+import json
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tests.chaos import checks
@@ -93,6 +94,7 @@ class Arena:
         self._writes = 0
         self._log_ends: dict[str, int] = {}
         self._began = 0.0
+        self._is_calm = False
 
     # --- what a fault may do ----------------------------------------------------------
 
@@ -191,9 +193,10 @@ class Arena:
     async def run(self, fault: Fault) -> Outcome:
         """Let a fault loose on a service that is well; return what came of it."""
         self.outcome = Outcome(fault.name)
-        while len(self.cluster.members) > self.gateways:
-            await self.cluster.stop_gateway(self.cluster.members[-1])
-        await self.settle()
+        if len(self.cluster.members) != self.gateways or not self._is_calm:
+            while len(self.cluster.members) > self.gateways:
+                await self.cluster.stop_gateway(self.cluster.members[-1])
+            await self.settle()
         await self._read_sockets()
         await asyncio.to_thread(self.cluster.simulator.reset_journal)
         since, first_view = self._next_socket, len(self.observer.views)
@@ -212,6 +215,7 @@ class Arena:
 
     async def settle(self) -> None:
         """Start what is missing, and wait until all is well and nothing moves."""
+        self._is_calm = False
         while len(self.cluster.members) < self.gateways:
             await self.cluster.add_gateway()
         deadline = time.monotonic() + SETTLE_SECONDS * self.slack
@@ -224,6 +228,7 @@ class Arena:
                 before, calm_since = self._next_socket, time.monotonic()
             if time.monotonic() > deadline:
                 raise Unrecovered(f"it does not settle: {self._diagnosis(view, set())}")
+        self._is_calm = True
 
     async def _read_sockets(self) -> None:
         answer = await asyncio.to_thread(
@@ -270,6 +275,19 @@ class Arena:
         found += self._judge_logs(fault)
         self.outcome.violations += [one for one in found if one not in self._told]
         self._told.update(found)
+        if self.outcome.violations:
+            self._keep_evidence(fault, since, first_view)
+
+    def _keep_evidence(self, fault: Fault, since: int, first_view: int) -> None:
+        """Write down what the logs do not tell: WhatsApp's side, and every look."""
+        views = [asdict(view) for view in self.observer.views[first_view:]]
+        evidence = {
+            "began": self._began,
+            "sockets": [one for one in self._sockets if one["number"] >= since],
+            "views": views,
+        }
+        path = self.cluster.folder / f"{fault.name}.json"
+        path.write_text(json.dumps(evidence, default=sorted, indent=1))
 
     def _judge_writes(self) -> list[str]:
         records = [one.record for one in (*self.cluster.members, *self.cluster.ended)]

@@ -38,7 +38,8 @@ STOP_SECONDS = 20.0
 NOWHERE = "ws://127.0.0.1:9"
 """For processes that have no business with WhatsApp."""
 
-FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
+FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+"""Debian's libfaketime, if it is installed."""
 
 
 def spawn(

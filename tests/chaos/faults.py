@@ -75,7 +75,7 @@ async def _join(arena: Arena) -> None:
 
 
 async def _wrong_clock(arena: Arena) -> None:
-    if not FAKETIME.exists():
+    if FAKETIME is None:
         arena.violate("NOT TESTED: libfaketime is not installed (make chaos does it)")
         return
     right = list(arena.cluster.members)
@@ -200,6 +200,12 @@ async def _whatsapp_unavailable(arena: Arena) -> None:
     await arena.recovered(within=30)
 
 
+async def _whatsapp_flaps(arena: Arena) -> None:
+    await _whatsapp_unavailable(arena)
+    await asyncio.to_thread(lambda: arena.cluster.simulator.drop(all=True))
+    await arena.recovered(within=15, what="recovery from the second blow")
+
+
 async def _drop_all(arena: Arena) -> None:
     await asyncio.to_thread(lambda: arena.cluster.simulator.drop(all=True))
     await arena.recovered(within=15)
@@ -293,14 +299,19 @@ FAULTS = [
         _slow_network,
         keeps_sockets=True,
     ),
+    Fault("drop-all", "WhatsApp cuts all connections", _drop_all, off=15),
+    Fault("stream-503", "WhatsApp ends all sockets with 503", _stream_503, off=15),
+    Fault("stream-515", "WhatsApp ends all sockets with 515", _stream_515, off=15),
     Fault(
         "whatsapp-503",
         "WhatsApp ends all sockets with 503 and answers 503 for 15 s",
         _whatsapp_unavailable,
     ),
-    Fault("drop-all", "WhatsApp cuts all connections", _drop_all, off=15),
-    Fault("stream-503", "WhatsApp ends all sockets with 503", _stream_503, off=15),
-    Fault("stream-515", "WhatsApp ends all sockets with 515", _stream_515, off=15),
+    Fault(
+        "whatsapp-flaps",
+        "the same, and a cut of all connections as soon as they are back",
+        _whatsapp_flaps,
+    ),
     Fault(
         "wrong-clock",
         "all salons on a gateway whose clock is an hour fast, and back",

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import json
+import os
+import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -89,8 +91,8 @@ class PageWatch:
 
     async def _visit(self) -> None:
         token: Any = f"bearer.{self._salon.salon.token()}"
-        async with connect(self._url, subprotocols=["aiadmin.v1", token]) as socket:  # type: ignore[list-item]
-            async for text in socket:
+        async with connect(self._url, subprotocols=["aiadmin.v1", token]) as page:  # type: ignore[list-item]
+            async for text in page:
                 message = json.loads(text)
                 if message["event"] == "status":
                     self.status = message["data"]["status"]
@@ -143,18 +145,32 @@ class Observer:
         return View(at, live, states, pages)
 
     async def _ask_database(self) -> dict[str, State] | None:
+        """Return what it says; None if it does not, however long it would take."""
+        asking = asyncio.create_task(self._states())
+        await asyncio.wait({asking}, timeout=DATABASE_SECONDS)
+        if not asking.done():
+            self._hang_up(asking)
         try:
-            async with asyncio.timeout(DATABASE_SECONDS):
-                if self._database is None:
-                    self._database = await psycopg.AsyncConnection.connect(
-                        self._cluster.postgres.url, autocommit=True
-                    )
-                cursor = await self._database.execute(_STATES, (list(self._jids),))
-                rows = await cursor.fetchall()
-        except (psycopg.Error, TimeoutError):
-            broken, self._database = self._database, None
-            if broken is not None:
-                # Without a word to a server that does not listen.
-                broken.pgconn.finish()
+            return await asking
+        except (psycopg.Error, asyncio.CancelledError):
+            self._database = None
+            if not asking.done():  # then it is we who are cancelled
+                raise
             return None
+
+    def _hang_up(self, asking: asyncio.Task[dict[str, State]]) -> None:
+        if self._database is None:
+            asking.cancel()
+            return
+        # Not by a cancel, which psycopg would ask the very same database for.
+        with socket.socket(fileno=os.dup(self._database.fileno())) as connection:
+            connection.shutdown(socket.SHUT_RDWR)
+
+    async def _states(self) -> dict[str, State]:
+        if self._database is None:
+            self._database = await psycopg.AsyncConnection.connect(
+                self._cluster.postgres.url, autocommit=True
+            )
+        cursor = await self._database.execute(_STATES, (list(self._jids),))
+        rows = await cursor.fetchall()
         return {self._jids[row[0]]: State(*row[1:]) for row in rows}
