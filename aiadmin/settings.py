@@ -93,7 +93,13 @@ def _database() -> dict[str, Any]:
     config["CONN_HEALTH_CHECKS"] = True
     config["OPTIONS"] = {
         **config.get("OPTIONS", {}),
-        "pool": {"min_size": 0, "max_size": 20, "timeout": 4},
+        "pool": {
+            "min_size": 0,
+            "max_size": 20,
+            "timeout": 4,
+            # Whoever asks next tries anew: the pool's own tries come ever more rarely.
+            "reconnect_timeout": 1,
+        },
         "connect_timeout": 5,
     }
     return config

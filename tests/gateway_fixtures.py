@@ -136,7 +136,7 @@ class Gateway:
     @property
     def node_pid(self) -> int:
         """Of its Node.js."""
-        (pid,) = self.manager.engine.pids
+        pid, *_ward = self.manager.engine.pids
         return pid
 
     @property

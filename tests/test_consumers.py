@@ -79,6 +79,7 @@ async def test_an_unlinked_salon_is_told_its_status_first_and_then_gets_a_qr(sal
             "reason",
             "message",
             "action",
+            "proofAge",
         }
         data = await page.until("status", status="pairing")
         assert data["attempt"]["kind"] == "qr"

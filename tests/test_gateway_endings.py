@@ -236,9 +236,9 @@ async def test_a_session_that_opens_only_to_be_cut_is_tried_ever_more_slowly(
     delays: list[int] = []
     reconnect_delay = policy.reconnect_delay
 
-    def noted(failures: int) -> float:
+    def noted(failures: int, lost_for: float) -> float:
         delays.append(failures)
-        return reconnect_delay(failures) / 4
+        return reconnect_delay(failures, lost_for) / 4
 
     monkeypatch.setattr(policy, "reconnect_delay", noted)
     await world.gateway()
@@ -257,7 +257,7 @@ async def test_restarts_that_lead_nowhere_do_not_become_a_storm(
 ) -> None:
     delays: list[int] = []
 
-    def noted(failures: int) -> float:
+    def noted(failures: int, _: float) -> float:
         delays.append(failures)
         return 30.0
 

@@ -41,6 +41,7 @@ async def connect(transactional_db: None) -> AsyncIterator[Connect]:
         owner = Ownership(address, name, number, on_free)
         owners.append(owner)
         await owner.connect()
+        await owner.join()
         return owner
 
     yield connected
@@ -200,7 +201,7 @@ async def test_sockets_may_stay_open_as_long_as_nobody_can_have_the_locks(
     assert not one.may_hold, "but not for ever"
     one._conninfo = address
     await one.connect()
-    one.settle()
+    await one.join()
     assert not one.may_hold
 
 

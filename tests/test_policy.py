@@ -80,6 +80,12 @@ def test_delays_grow_to_their_limit_and_not_beyond() -> None:
     assert delays[-1] == policy.RECONNECT_MAX_SECONDS
 
 
+def test_nobody_waits_for_longer_than_the_connection_has_been_lost() -> None:
+    assert policy.reconnect_delay(7, lost_for=10) == 10
+    assert policy.reconnect_delay(1, lost_for=0) == policy.RECONNECT_FIRST_SECONDS
+    assert policy.reconnect_delay(3, lost_for=10) == 4
+
+
 def test_the_tries_of_one_request_fit_into_the_answer_clock() -> None:
     waits = [policy.retry_delay(count + 1) for count in range(policy.LINK_TRIES)]
     assert sum(waits) < 2

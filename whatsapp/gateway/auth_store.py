@@ -77,6 +77,8 @@ class DatabaseAuthStore:
             min_size=1,
             max_size=size,
             timeout=10,
+            # Whoever asks next tries anew: the pool's own tries come ever more rarely.
+            reconnect_timeout=1,
             kwargs={"autocommit": True, "application_name": "gateway auth store"},
             open=False,
         )

@@ -123,7 +123,11 @@ class Claimer:
         lost = set(self._host.runners) - set(kept)
         if lost:
             await self._host.abandon([self._host.runners[pk] for pk in lost])
-        self._ownership.settle()
+        # One that still stores a newly linked device settles its salon itself.
+        await self._host.services(
+            claims.settle_lost, self._host.name, [*kept, *self._host.runners]
+        )
+        await self._ownership.join()
         for pk in kept:
             self._host.runners[pk].post(Look())
         if staying:

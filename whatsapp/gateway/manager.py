@@ -61,6 +61,7 @@ REVIVE_SECONDS = 75.0
 FIRST_HOUSEKEEPING_SECONDS = 5.0
 HOUSEKEEPING_SECONDS = 3600.0
 DISMISS_SECONDS = 20.0
+HURRY_SECONDS = 2.0
 RECONNECT_SECONDS = 0.5
 
 
@@ -97,6 +98,7 @@ class SessionManager:
         self.pace = Pace(settings.WHATSAPP_START_RATE)
         self._tasks: set[asyncio.Task[None]] = set()
         self._channel = ""
+        self._hurried_at = 0.0
         self._id = 0
         self.store: DatabaseAuthStore
         self.engine: Engine
@@ -376,10 +378,26 @@ class SessionManager:
                 logger.info("Baileys %s on Node.js %s", versions.baileys, versions.node)
                 for runner in list(self.runners.values()):
                     runner.post(Look(hurry=True))
+            case Opened():
+                self._hand_on(event)
+                self._hurry_others()
             case _:
-                listener = self._by_generation.get(event.ref.generation)
-                if listener is not None:
-                    listener.post(event)
+                self._hand_on(event)
+
+    def _hand_on(self, event: SessionEvent) -> None:
+        listener = self._by_generation.get(event.ref.generation)
+        if listener is not None:
+            listener.post(event)
+
+    def _hurry_others(self) -> None:
+        """WhatsApp can be reached: whoever waits because it could not be goes on."""
+        now = asyncio.get_running_loop().time()
+        if now - self._hurried_at < HURRY_SECONDS:
+            return
+        self._hurried_at = now
+        for runner in list(self.runners.values()):
+            if runner.awaits_whatsapp:
+                runner.post(Look(hurry=True))
 
     def _on_engine_stopped(self, stopped: EngineStopped) -> None:
         lost = len(stopped.sessions)

@@ -116,14 +116,14 @@ class Ownership:
             raise
         self._connection.add_notify_handler(self._on_notify)
         await self._query(_END_IF_IDLE, (f"{int(SESSION_SECONDS * 1000)}ms",))
+        await self._query(f"LISTEN {CHANNEL}", ())
+
+    async def join(self) -> None:
+        """Be counted among the gateways: all of before is held again, or given up."""
+        self._broken = None
         await self._query(
             "SELECT pg_try_advisory_lock(%s, %s)", (GATEWAY_LOCK_CLASS, self._id)
         )
-        await self._query(f"LISTEN {CHANNEL}", ())
-
-    def settle(self) -> None:
-        """All that was held before a cut is held again or given up."""
-        self._broken = None
 
     @property
     def may_hold(self) -> bool:

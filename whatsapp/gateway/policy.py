@@ -1,5 +1,6 @@
 """What follows from a refusal or a disconnect: how often, how soon, and what is said."""
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 
@@ -23,6 +24,9 @@ STABLE_SECONDS = 60.0
 
 ENGINE_SECONDS = 0.5
 """Between two tries while Node.js is being started again."""
+
+HALF_FORGIVEN_SECONDS = 10.0
+"""Open for so long, it has half as many failures behind it."""
 
 RECONNECT_FIRST_SECONDS = 1.0
 RECONNECT_MAX_SECONDS = 60.0
@@ -88,10 +92,18 @@ def judge(
     return Verdict(Then.BACK_OFF)
 
 
-def reconnect_delay(failures: int) -> float:
-    """Return the seconds before the ``failures``-th try; jitter is the caller's."""
+def reconnect_delay(failures: int, lost_for: float = math.inf) -> float:
+    """Return the seconds before the ``failures``-th try; jitter is the caller's.
+
+    Args:
+        failures: in a row, this one included.
+        lost_for: seconds since the first of them. Nobody waits for longer than it has
+            lasted so far: a short outage would cost many times its length.
+    """
     return min(
-        RECONNECT_FIRST_SECONDS * 2.0 ** min(failures - 1, 10), RECONNECT_MAX_SECONDS
+        RECONNECT_FIRST_SECONDS * 2.0 ** min(failures - 1, 10),
+        max(RECONNECT_FIRST_SECONDS, lost_for),
+        RECONNECT_MAX_SECONDS,
     )
 
 

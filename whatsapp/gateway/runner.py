@@ -123,6 +123,8 @@ class SalonRunner:
         self.ref: SessionRef | None = None
         self.is_open = False
         self.is_silent = False
+        self.awaits_whatsapp = False
+        """WhatsApp could not be reached; it waits before it tries again."""
         self.is_entered = False
         """A code was just typed on the phone: within a moment it is a link, or not."""
         self._host = host
@@ -135,6 +137,7 @@ class SalonRunner:
         self._restarts = 0
         self._opened_at = 0.0
         self._turn: float | None = None
+        self._lost_at = 0.0
         self._version = (0, 0, 0)
         self._timer: asyncio.TimerHandle | None = None
         self._waiting = False
@@ -422,6 +425,7 @@ class SalonRunner:
         if epoch is None:
             self.post(Look())
             return None
+        self.awaits_whatsapp = False
         self.epoch = epoch
         self.attempt_id = attempt_id
         self.is_open = False
@@ -566,6 +570,7 @@ class SalonRunner:
     def _forgive_if_stable(self) -> None:
         """Forget earlier failures; one that is cut as soon as it opens has not ended them."""
         open_for = asyncio.get_running_loop().time() - self._opened_at
+        self._failures >>= int(open_for / policy.HALF_FORGIVEN_SECONDS)
         if open_for >= policy.STABLE_SECONDS:
             self._failures = self._bad_sessions = self._restarts = 0
             self._host.replaced.pop(self.salon_pk, None)
@@ -613,6 +618,9 @@ class SalonRunner:
             self._failures += 1
             self._later(policy.retry_delay(self._failures), Look(hurry=True))
             return
+        self.awaits_whatsapp = (
+            reason.is_unreachable or reason == DisconnectReason.UNAVAILABLE
+        )
         self._back_off()
 
     # --- helpers ----------------------------------------------------------------------
@@ -638,8 +646,11 @@ class SalonRunner:
         self.post(Look())
 
     def _back_off(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if not self._failures:
+            self._lost_at = now
         self._failures += 1
-        delay = policy.reconnect_delay(self._failures)
+        delay = policy.reconnect_delay(self._failures, now - self._lost_at)
         # Full jitter: those who were lost together do not come back together.
         self._later(random.uniform(0, delay), Look(hurry=True))  # noqa: S311
 

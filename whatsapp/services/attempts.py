@@ -144,7 +144,8 @@ def record_linked(
         phone: digits of the phone that was linked.
 
     Returns:
-        False if the attempt ended meanwhile: the new device is not wanted.
+        Whether the device is stored; if not, the attempt ended meanwhile and the new
+        device is not wanted.
 
     Raises:
         WhatsAppError: CREDENTIALS_CONFLICT or WRONG_PHONE_LINKED; the attempt has
@@ -153,7 +154,8 @@ def record_linked(
     error = None
     with _current(salon, attempt_id, epoch) as (session, attempt):
         if attempt is None or attempt.stage == Stage.FINISHING:
-            return False
+            # Asked again by somebody who was not answered: it may be stored already.
+            return credentials.holds(salon, creds)
         old = credentials.stored(salon)
         if not salon.shared_phone_allowed and credentials.live_elsewhere(salon, phone):
             error = ErrorCode.CREDENTIALS_CONFLICT

@@ -225,6 +225,44 @@ def demote_silent(seconds: float = SILENT_SECONDS) -> list[int]:
     return demoted
 
 
+_SETTLE_LOST_SQL = """
+WITH lost AS (
+    SELECT salon_id FROM whatsapp_whatsappsession
+    WHERE owner = %(owner)s AND NOT salon_id = ANY(%(kept)s)
+    FOR UPDATE
+), demoted AS (
+    UPDATE whatsapp_whatsappsession s
+    SET owner = '', status = 'reconnecting', reason = '1010', since = now(),
+        revision = s.revision + 1
+    FROM lost WHERE s.salon_id = lost.salon_id AND s.status IN ('open', 'degraded')
+    RETURNING s.salon_id
+), freed AS (
+    UPDATE whatsapp_whatsappsession s SET owner = ''
+    FROM lost WHERE s.salon_id = lost.salon_id
+      AND s.status NOT IN ('open', 'degraded')
+)
+SELECT salon_id FROM demoted
+"""
+
+
+def settle_lost(owner: str, kept: list[int]) -> list[int]:
+    """Say of which salons a gateway that was cut off has closed the sockets.
+
+    Args:
+        owner: the gateway.
+        kept: the salons that it still runs.
+
+    Returns:
+        Those that were called connected until now.
+    """
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(_SETTLE_LOST_SQL, {"owner": owner, "kept": kept})
+        demoted = [row[0] for row in cursor.fetchall()]
+        for pk in demoted:
+            events.publish(pk)
+    return demoted
+
+
 def views(owner: str) -> list[tuple[int, int, bool, int | None]]:
     """Return what a gateway's salons look like now.
 

@@ -85,6 +85,18 @@ def stored(salon: Salon) -> StoredCreds:
     return classify(*row) if row else ABSENT
 
 
+def holds(salon: Salon, creds: str) -> bool:
+    """Say whether what is stored is the very device of these creds (JSON text)."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT creds->'me'->>'id' = %s::jsonb->'me'->>'id'"
+            " FROM whatsapp_auth WHERE company_id = %s",
+            [creds, salon.session_id],
+        )
+        row = cursor.fetchone()
+    return bool(row and row[0])
+
+
 def classify(has_account: bool | None, me_id: str | None) -> StoredCreds:
     """Judge creds by ``account`` and ``me.id``, the only fields that tell."""
     phone = phone_from_jid(me_id)
