@@ -561,7 +561,23 @@ def test_an_entered_code_is_told_until_the_link_is_confirmed(settings):
     assert (attempt["stage"], attempt["code"]) == ("finishing", "")
     assert attempt["expires_in"] == pytest.approx(30, abs=2)
     assert not attempts.record_entered(salon, attempt_id, epoch)
-    assert not confirm(salon, attempt_id, epoch)
+
+
+@pytest.mark.parametrize("meanwhile", ["nothing", "stopped"])
+def test_who_was_not_answered_hears_that_the_device_is_stored(meanwhile):
+    """Else he would unlink a device whose creds are kept."""
+    salon = make_salon()
+    pairing.request_code(salon, PHONE, "page")
+    attempt_id, epoch = show_code(salon)
+    assert confirm(salon, attempt_id, epoch)
+    stored = stored_rows(salon)
+    if meanwhile == "stopped":
+        sessions.disconnect(salon, "staff")
+    assert confirm(salon, attempt_id, epoch)
+    assert stored_rows(salon) == stored
+    assert not confirm(salon, attempt_id, epoch, OTHER_PHONE), "another device is not"
+    sessions.reset(salon, "staff")
+    assert not confirm(salon, attempt_id, epoch), "nor one that was forgotten"
 
 
 def test_a_link_ends_open_and_linked():
