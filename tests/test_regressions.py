@@ -5,7 +5,13 @@ from pathlib import Path
 import pytest
 
 from tests import factories
-from tests.gateway_fixtures import World, clean_database, simulator, world
+from tests.gateway_fixtures import (
+    SalonStory,
+    World,
+    clean_database,
+    simulator,
+    world,
+)
 from whatsapp.engine import SessionRef
 from whatsapp.gateway import manager
 from whatsapp.gateway.auth_store import DatabaseAuthStore
@@ -44,15 +50,38 @@ async def test_dates_of_the_previous_service_expire_no_key():
 async def test_a_session_that_falls_silent_is_not_called_connected(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(manager, "ALIVE_FLUSH_SECONDS", 0.1)
+    monkeypatch.setattr(manager, "LIFE_SECONDS", 0.1)
     monkeypatch.setattr(manager, "DEGRADED_SECONDS", 2.0)
     await world.gateway(alive_interval=0.1, keep_alive=0.5)
     salon = await world.open_salon()
     number = salon.phone.number
     await world.on_connections("freeze", phone=number)
-    await salon.status("degraded")
+    assert (await salon.status("degraded"))["reason"] == "silent"
     await world.on_connections("freeze", phone=number, on=False)
     await salon.status("open")
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(240)
+async def test_a_session_that_stays_silent_is_connected_anew(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Baileys gives a dead connection up after its second ping; here it has none."""
+    monkeypatch.setattr(manager, "LIFE_SECONDS", 0.1)
+    monkeypatch.setattr(manager, "DEGRADED_SECONDS", 0.5)
+    monkeypatch.setattr(manager, "REVIVE_SECONDS", 3.0)
+    await world.gateway(alive_interval=0.1, keep_alive=600)
+    salon = await world.linked_salon()
+    await salon.connect()
+    await salon.status("degraded")
+    await world.until(lambda: _logged_in_twice(world, salon), "a new connection")
+    # And again, for as long as WhatsApp says nothing.
+    await salon.status("open")
+    await salon.status("degraded")
+
+
+async def _logged_in_twice(world: World, salon: SalonStory) -> bool:
+    return (await world.device(await salon.me()))["logins"] >= 2
 
 
 def test_certificates_are_never_left_unchecked():

@@ -371,6 +371,71 @@ def test_proofs_of_life_are_stored_with_their_age():
     sessions.record_alive({})
 
 
+def test_nobody_reads_open_where_nothing_was_proved_for_long():
+    proved, silent, never = (_salon_with("open") for _ in range(3))
+    sessions.record_alive({proved.pk: 30.0, silent.pk: 91.0})
+    before = events.revisions([silent.pk])
+    assert claims.demote_silent() == [silent.pk]
+    assert [status_of(salon) for salon in (proved, silent, never)] == [
+        "open",
+        "degraded",
+        "open",
+    ]
+    assert silent.session.reason == "silent"
+    assert events.revisions([silent.pk]) != before
+    assert claims.demote_silent() == []
+    assert events.status_payload(snapshot(silent))["proofAge"] >= 91
+
+
+def test_a_proof_of_life_makes_a_silent_session_open_again():
+    salon, stopped = _salon_with("degraded"), _salon_with("stopped")
+    before = events.revisions([salon.pk])
+    assert sessions.record_alive({salon.pk: 1.0, stopped.pk: 1.0}) == [salon.pk]
+    assert (status_of(salon), status_of(stopped)) == ("open", "stopped")
+    assert events.revisions([salon.pk]) != before
+    assert events.status_payload(snapshot(salon), age=3)["proofAge"] in (4, 5)
+    assert events.status_payload(snapshot(stopped))["proofAge"] is None
+
+
+def test_what_a_gateway_has_closed_is_not_called_connected_and_anybodys():
+    kept, lost, trying, others = (
+        _salon_with(status) for status in ("open", "open", "reconnecting", "open")
+    )
+    claims.take_over([kept.pk, lost.pk, trying.pk], OWNER)
+    claims.take_over([others.pk], "gateway-b")
+    assert claims.settle_lost(OWNER, [kept.pk]) == [lost.pk]
+    assert (status_of(lost), lost.session.reason) == ("reconnecting", "1010")
+    assert [status_of(one) for one in (kept, others)] == ["open", "open"]
+    for salon, owner in (
+        (kept, OWNER),
+        (lost, ""),
+        (trying, ""),
+        (others, "gateway-b"),
+    ):
+        salon.refresh_from_db()
+        assert salon.session.owner == owner
+
+
+def test_codes_end_with_the_sockets_that_they_lived_on():
+    shown, asked, qr, other = (make_salon() for _ in range(4))
+    for salon, phone in ((shown, PHONE), (asked, OTHER_PHONE), (other, "79005550000")):
+        pairing.request_code(salon, phone, "page")
+    pairing.request_qr(qr, "page")
+    show_code(shown)
+    show_code(other)
+    show_qr(qr)
+    assert attempts.end_shown_codes([shown.pk, asked.pk, qr.pk]) == [shown.pk]
+    assert (last_attempt(shown).stage, last_attempt(shown).error) == (
+        "expired",
+        "CODE_EXPIRED",
+    )
+    assert [last_attempt(one).stage for one in (asked, qr, other)] == [
+        "requested",
+        "shown",
+        "shown",
+    ]
+
+
 def test_pages_that_are_open_are_noted_without_a_new_revision():
     salon = make_salon()
     before = events.revisions([salon.pk])

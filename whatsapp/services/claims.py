@@ -199,7 +199,8 @@ SILENT_SECONDS = 90.0
 _SILENT_SQL = """
 WITH free AS (
     SELECT salon_id FROM whatsapp_whatsappsession
-    WHERE status = 'open' AND last_alive_at < now() - make_interval(secs => %s)
+    WHERE status = 'open'
+      AND coalesce(last_alive_at, since) < now() - make_interval(secs => %s)
     FOR UPDATE SKIP LOCKED
 )
 UPDATE whatsapp_whatsappsession s

@@ -12,7 +12,7 @@ from whatsapp.gateway import run_gateway
 
 logger = logging.getLogger(__name__)
 
-STOP_SECONDS = 5.0
+STOP_SECONDS = 30.0
 
 
 async def run_until(stop: asyncio.Event) -> None:
