@@ -250,23 +250,23 @@ class Sample:
 
 def untrue(samples: Iterable[Sample], tolerance: float) -> list[str]:
     """Find devices that read ``open`` for longer than ``tolerance`` without a socket."""
-    found = []
     since: dict[tuple[str, str], float] = {}
-    told: set[tuple[str, str]] = set()
+    liars: dict[str, set[str]] = defaultdict(set)
     for sample in samples:
-        untrue_now = {
+        lies = {
             (reader, jid)
             for reader, jids in (sample.read_open or {}).items()
             for jid in jids - sample.live
         }
-        since = {lie: since.get(lie, sample.at) for lie in untrue_now}
-        for lie in untrue_now - told:
-            if sample.at - since[lie] > tolerance:
-                told.add(lie)
-                found.append(
-                    f"{lie[1]}: {lie[0]} reads open {tolerance:g} s after its socket"
-                )
-    return found
+        since = {lie: since.get(lie, sample.at) for lie in lies}
+        for reader, jid in lies:
+            if sample.at - since[reader, jid] > tolerance:
+                liars[reader].add(jid)
+    return [
+        f"{reader} reads open for {len(jids)} salons {tolerance:g} s after their sockets"
+        f" ended, {min(jids)} among them"
+        for reader, jids in sorted(liars.items())
+    ]
 
 
 # --- logs -----------------------------------------------------------------------------

@@ -93,12 +93,12 @@ async def _wrong_clock(arena: Arena) -> None:
 
 
 async def _kill_node(arena: Arena) -> None:
-    tell((await arena.busiest()).nodes()[:1], signal.SIGKILL)
+    tell((await arena.busiest()).nodes(), signal.SIGKILL)
     await arena.recovered(within=10)
 
 
 async def _stop_node(arena: Arena) -> None:
-    nodes = (await arena.busiest()).nodes()[:1]
+    nodes = (await arena.busiest()).nodes()
     tell(nodes, signal.SIGSTOP)
     try:
         await arena.recovered(within=20, what="recovery from a Node.js that hangs")
