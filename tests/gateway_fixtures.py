@@ -135,8 +135,10 @@ class Gateway:
 
     @property
     def node_pid(self) -> int:
-        """Of its Node.js."""
-        pid, *_ward = self.manager.engine.pids
+        """Of its Node.js; not the ward's."""
+        stats = self.manager.engine.stats()
+        (pid,) = [one.pid for one in stats if one.process == 1]
+        assert pid
         return pid
 
     @property

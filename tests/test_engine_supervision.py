@@ -235,9 +235,12 @@ async def test_a_hanging_node_is_killed_and_replaced(
 async def test_what_we_sleep_ourselves_is_no_hang_of_node(make_rig: MakeRig) -> None:
     rig = await make_rig(hang_timeout=HANG_SECONDS)
     pid = rig.pid
-    for _ in range(2):
-        time.sleep(HANG_SECONDS * 1.2)  # noqa: ASYNC251  (the event loop is blocked)
-        await rig.stats()
+    os.kill(pid, signal.SIGSTOP)
+    await asyncio.sleep(HANG_SECONDS / 8)
+    time.sleep(HANG_SECONDS * 1.2)  # noqa: ASYNC251  (the event loop is blocked)
+    # Its answers come only after we have looked at the clock.
+    os.kill(pid, signal.SIGCONT)
+    await rig.stats()
     assert rig.pid == pid
 
 
@@ -360,8 +363,8 @@ def test_a_node_that_was_stopped_with_us_ends_when_it_alone_wakes_up(
 
 def lower_the_bound(rig: Rig, memory_mb: int) -> None:
     """As if Node.js had grown."""
-    supervisor = rig.engine._processes[0]._supervisor
-    supervisor._limits = replace(supervisor._limits, memory_mb=memory_mb)
+    pulse = rig.engine._processes[0]._supervisor._pulse
+    pulse._limits = replace(pulse._limits, memory_mb=memory_mb)
 
 
 async def test_a_node_that_is_too_large_is_ended_in_peace_and_replaced(

@@ -113,6 +113,36 @@ async def test_a_link_that_is_finishing_survives_the_death_of_node(
     assert await salon.attempts() == [("code", "linked", "")]
 
 
+async def test_a_salon_that_ends_node_again_and_again_is_set_apart(
+    world: World,
+) -> None:
+    gateway = await world.gateway(strikes=1)
+    neighbour = await world.open_salon()
+    poison = await world.linked_salon()
+    await world.fault("login", phone=poison.phone.number, answer="silence")
+    await poison.connect()
+    await world.connected(phone=poison.phone.number, stage="login")
+    await world.until(lambda: _is_quiet(gateway, neighbour), "it is no suspect")
+    os.kill(gateway.node_pid, signal.SIGKILL)
+    await poison.status("needs_attention")
+    session = await poison.session()
+    assert session.reason == "1009"
+    assert session.retry_at, "it is tried again by itself"
+    assert await poison.creds()
+    await world.until(lambda: _logged_in(neighbour, 2), "it logs in again")
+    await neighbour.status("open")
+    assert len(gateway.manager.engine.pids) == 1, "a convict keeps no ward open"
+
+
+async def _is_quiet(gateway: Gateway, salon: SalonStory) -> bool:
+    (session,) = [
+        one
+        for one in gateway.manager.engine._sessions
+        if one.ref.session_id == salon.salon.session_id
+    ]
+    return not session.is_suspect(asyncio.get_running_loop().time() - 1)
+
+
 async def test_thirty_salons_are_open_again_after_a_restart_a_few_at_a_time(
     world: World,
 ) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -15,22 +14,13 @@ from whatsapp.engine.child import Child
 from whatsapp.engine.errors import EngineError, EngineGone
 from whatsapp.engine.limits import Limits, Stats
 from whatsapp.engine.protocol import Message, Versions
+from whatsapp.engine.pulse import Pulse
 
 logger = logging.getLogger(__name__)
 
 CONFIGURE_TIMEOUT = 30.0
 # As in lease.js.
 LEASE_EXIT = 75
-MB = 1024 * 1024
-
-_NO_FIGURES = {
-    "sessions": 0,
-    "rss": 0,
-    "heap": 0,
-    "codes_ready": 0,
-    "lag_mean_ms": 0.0,
-    "lag_max_ms": 0.0,
-}
 
 
 class Cause(Enum):
@@ -108,11 +98,7 @@ class Supervisor:
         self._is_stopping = False
         self._cause = Cause.CRASHED
         self._restarts = 0
-        self._figures: dict[str, Any] = _NO_FIGURES
-        self._asked_at: float | None = None
-        self._answered_at = 0.0
-        self._recycled_at = -math.inf
-        self._warned_of_memory = False
+        self._pulse = Pulse(name, limits)
 
     @property
     def pid(self) -> int | None:
@@ -123,8 +109,8 @@ class Supervisor:
             process=process,
             pid=self.pid,
             restarts=self._restarts,
-            asked_at=self._asked_at,
-            **self._figures,
+            asked_at=self._pulse.asked_at,
+            **self._pulse.figures,
         )
 
     async def start(self) -> None:
@@ -233,7 +219,7 @@ class Supervisor:
                     was_up = True
                     if not started.done():
                         started.set_result(None)
-                    self.create_chore(self._keep_pulse(child))
+                    self.create_chore(self._watch(child))
                     await reading
                 child.kill()
                 self._on_dying()
@@ -259,10 +245,11 @@ class Supervisor:
             chore.cancel()
 
     def _suspicious_since(self) -> float:
-        # What blocks the event loop did so after the last answer.
-        hung = self._cause is Cause.HUNG
-        loop = asyncio.get_running_loop()
-        return (self._answered_at if hung else loop.time()) - self._limits.suspicion
+        died_at = asyncio.get_running_loop().time()
+        if self._cause is Cause.HUNG:
+            # What blocks the event loop came after the last answer.
+            died_at = self._pulse.answered_at
+        return died_at - self._limits.suspicion
 
     async def _configure(self, child: Child) -> None:
         answer = await child.request(
@@ -271,68 +258,26 @@ class Supervisor:
         self.versions = Versions(
             baileys=answer["baileys"], node=answer["node"], web=tuple(answer["web"])
         )
-        self._answered_at = asyncio.get_running_loop().time()
-        self._figures, self._asked_at = _NO_FIGURES, None
+        self._pulse.begin()
         self._child = child
         self.up.set()
         self._resident.on_started(self.versions)
 
-    def _on_message(self, message: Message) -> None:
-        if message.get("ev") == "pulse":
-            self._on_pulse(message)
-        else:
-            self._resident.on_message(message)
-
     # Watching -------------------------------------------------------------------------
 
-    async def _keep_pulse(self, child: Child) -> None:
-        """Tell Node.js that we are here, and see that it answers."""
-        limits = self._limits
-        loop = asyncio.get_running_loop()
-        silence = 0.0
-        while silence < limits.hang_timeout:
-            before = self._answered_at
-            child.send({"cmd": "ping", "at": loop.time() * 1000})
-            pause = min(limits.ping_interval, limits.hang_timeout - silence)
-            await asyncio.sleep(pause)
-            # Had we been stopped ourselves, the answer may still lie in the pipe: what
-            # we slept beyond the pause does not count.
-            answered = self._answered_at > before
-            silence = 0.0 if answered else silence + pause
-        self.kill_hung(f"has not answered for {limits.hang_timeout:g} s")
+    async def _watch(self, child: Child) -> None:
+        await self._pulse.keep(child.send)
+        self.kill_hung(f"has not answered for {self._limits.hang_timeout:g} s")
 
-    def _on_pulse(self, message: Message) -> None:
-        self._answered_at = asyncio.get_running_loop().time()
-        self._asked_at = message["at"] / 1000
-        self._figures = {name: message[name] for name in _NO_FIGURES}
-        self._watch_memory()
-
-    def _watch_memory(self) -> None:
-        limits = self._limits
-        rss_mb = self._figures["rss"] / MB
-        if rss_mb <= limits.memory_mb:
-            self._warned_of_memory = False
+    def _on_message(self, message: Message) -> None:
+        if message.get("ev") != "pulse":
+            self._resident.on_message(message)
             return
-        if not self.up.is_set():  # it is on its way out
-            return
-        since = self._answered_at - self._recycled_at
-        if since >= limits.recycle_interval:
-            logger.error("%s, so it is ended and started again", self._too_much())
-            self._recycled_at = self._answered_at
+        self._pulse.on_answer(message)
+        # One that is not up any more is on its way out already.
+        if self.up.is_set() and self._pulse.is_time_to_recycle():
             self.up.clear()
             self.create_chore(self._recycle())
-        elif not self._warned_of_memory:
-            self._warned_of_memory = True
-            text = "%s, %.0f s after it was started again for that"
-            logger.warning(text, self._too_much(), since)
-
-    def _too_much(self) -> str:
-        figures = self._figures
-        return (
-            f"{self.name} has {figures['rss'] / MB:.0f} MB of memory "
-            f"(heap {figures['heap'] / MB:.0f} MB, {figures['sessions']} sessions), "
-            f"more than {self._limits.memory_mb} MB"
-        )
 
     async def _recycle(self) -> None:
         """End every socket, with its last writes in; then Node.js is of no more use."""
