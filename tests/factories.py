@@ -105,7 +105,10 @@ def make_keys(form: str = "base64") -> dict[tuple[str, str], Any]:
         },
         ("lid-mapping", PHONE): "123456789012345",
         ("device-list", PHONE): ["0", "5"],
-        ("tctoken", f"{PHONE}@s.whatsapp.net"): {"token": _binary("tc", form, 16)},
+        ("tctoken", f"{PHONE}@s.whatsapp.net"): {
+            "token": _binary("tc", form, 16),
+            "timestamp": "4102444800",  # of 2100: one that has not expired
+        },
         ("identity-key", f"{PHONE}.0"): _binary("id-key", form, 33),
     }
 

@@ -584,3 +584,18 @@ class Flapping(models.Model):
 
     def __str__(self) -> str:
         return f"{self.salon_id}: since {self.since:%Y-%m-%d %H:%M}"
+
+
+class KeyCount(models.Model):
+    """How many Signal keys a salon had on a day, at the day's first count."""
+
+    pk = models.CompositePrimaryKey("salon_id", "day")
+    salon = models.ForeignKey(
+        Salon, on_delete=models.CASCADE, related_name="key_counts", db_index=False
+    )
+    day = models.DateField(db_index=True, help_text="UTC.")
+    total = models.IntegerField()
+    by_type = models.JSONField()
+
+    def __str__(self) -> str:
+        return f"{self.salon_id}: {self.total} on {self.day}"

@@ -42,6 +42,7 @@ from whatsapp.services import (
     claims,
     credentials,
     gateways,
+    growth,
     sessions,
     timeline,
 )
@@ -360,6 +361,8 @@ class SessionManager:
                 await self.services(credentials.purge_archive)
                 await self.services(timeline.purge)
                 await self.services(gateways.purge)
+                await self.services(growth.prune)
+                await self.services(growth.count)
                 if layer is not None and self._channel:
                     # The in-memory layer forgets members of a group after a day.
                     await layer.group_add(events.GATEWAYS_GROUP, self._channel)
