@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from dataclasses import replace
 from typing import Any, Protocol
 
 import psycopg
@@ -310,30 +311,43 @@ class Claimer:
         return found
 
     async def _let_go(self, runners: list[SalonRunner], others: list[Share]) -> None:
+        """Close these salons' sockets; leave each to the others as soon as it is closed."""
         await self._until(
             lambda: not any(runner.is_entered for runner in runners), ENTERED_SECONDS
         )
         for runner in runners:
             runner.post(Abandon())
-        pks = [runner.salon_pk for runner in runners]
-        await self._until(
-            lambda: self._host.runners.keys().isdisjoint(pks), CLOSE_SECONDS
-        )
+        waiting = {runner.salon_pk for runner in runners}
+        deadline = self._now() + CLOSE_SECONDS
 
+        def one_has_closed() -> bool:
+            return not waiting <= self._host.runners.keys()
+
+        while waiting and self._now() < deadline:
+            await self._until(one_has_closed, deadline - self._now())
+            closed = waiting - self._host.runners.keys()
+            waiting -= closed
+            await self._leave(sorted(closed), others)
+        # What is not closed by now keeps its lock until Node.js has ended.
+
+    async def _leave(self, pks: list[int], others: list[Share]) -> None:
         async def tell() -> None:
             await self._host.services(attempts.end_shown_codes, pks)
             await self._host.services(claims.give_up, pks, self._host.name)
 
+        if not pks:
+            return
         await self._briefly(tell)
         with contextlib.suppress(LocksLost):
             # The next owner finds them free when it hears of them.
             await self._ownership.release(pks)
             takers = balance.receivers(others, self._id, len(pks))
-            for taker in others:
+            for place, taker in enumerate(others):
                 theirs = [
                     pk for pk, to in zip(pks, takers, strict=False) if to is taker
                 ]
                 await self._ownership.tell_free(theirs, taker.name)
+                others[place] = replace(taker, salons=taker.salons + len(theirs))
 
     async def _briefly(self, work: Callable[[], Awaitable[None]]) -> None:
         """Give a courtesy a moment; a thread that waits for the database goes on."""
