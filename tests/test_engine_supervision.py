@@ -46,7 +46,7 @@ MakeRig = Callable[..., Awaitable[Rig]]
 
 # Much longer than a busy machine keeps a Node.js waiting.
 HANG_SECONDS = 4.0
-LEASE_SECONDS = 2.0
+LEASE_SECONDS = 3.0
 
 
 def holder(rig: Rig, ref: SessionRef) -> int:

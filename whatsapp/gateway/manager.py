@@ -377,8 +377,9 @@ class SessionManager:
                 self._on_alive(seen.items())
             case EngineStopped():
                 self._on_engine_stopped(event)
-            case EngineStarted(versions=versions):
-                logger.info("Baileys %s on Node.js %s", versions.baileys, versions.node)
+            case EngineStarted(versions=versions, process=process):
+                text = "Baileys %s on Node.js %s, process %d"
+                logger.info(text, versions.baileys, versions.node, process)
                 for runner in list(self.runners.values()):
                     runner.post(Look(hurry=True))
             case Opened():
@@ -403,8 +404,12 @@ class SessionManager:
                 runner.post(Look(hurry=True))
 
     def _on_engine_stopped(self, stopped: EngineStopped) -> None:
-        lost = len(stopped.sessions)
-        logger.error("Node.js ended: %s; %d sessions with it", stopped.error, lost)
+        logger.error(
+            "Node.js ended: process %d (%s), and with it %d sessions",
+            stopped.process,
+            stopped.error,
+            len(stopped.sessions),
+        )
         for ref in stopped.sessions:
             runner = self._by_generation.get(ref.generation)
             reason = DisconnectReason.ENGINE_GONE
