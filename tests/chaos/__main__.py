@@ -176,6 +176,8 @@ def main() -> int:
             "",
             f"{time.monotonic() - began:.0f} s, {'VIOLATED' if failed else 'all held'}",
         )
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        say("", "Interrupted; everything that was started has ended")
     finally:
         if failed or options.keep:
             say(f"Kept for a look: {folder}")
