@@ -232,6 +232,26 @@ async def test_a_hanging_node_is_killed_and_replaced(
     assert device["peakOpenSockets"] == 1
 
 
+async def test_who_comes_to_a_node_that_hangs_already_is_not_suspected(
+    make_rig: MakeRig,
+) -> None:
+    rig = await make_rig(hang_timeout=HANG_SECONDS)
+    early, late = new_ref("company_early"), new_ref("company_late")
+    with rig.simulator.fault("no-pair-device"):
+        await rig.engine.open(early, None)
+        os.kill(rig.pid, signal.SIGSTOP)
+        pulse = rig.engine._processes[0]._supervisor._pulse
+        await eventually(
+            lambda: time.monotonic() > pulse.answered_at + 0.5, "it misses pings"
+        )
+        with pytest.raises(EngineGone):
+            await rig.engine.open(late, None)
+    stopped = await rig.expect(EngineStopped)
+    assert stopped.sessions == (early, late)
+    assert rig.engine._blame.is_on_probation("company_early")
+    assert not rig.engine._blame.is_on_probation("company_late")
+
+
 async def test_what_we_sleep_ourselves_is_no_hang_of_node(make_rig: MakeRig) -> None:
     rig = await make_rig(hang_timeout=HANG_SECONDS)
     pid = rig.pid

@@ -203,11 +203,11 @@ class Process:
     def on_started(self, versions: Versions) -> None:
         self._emit(EngineStarted(versions, self.number))
 
-    def on_dying(self, since: float) -> None:
+    def on_dying(self, since: float, until: float) -> None:
         self._suspects = {
             session.ref.session_id
             for session in self.sessions
-            if session.is_suspect(since)
+            if session.is_suspect(since, until)
         }
 
     def on_gone(self, death: Death | None) -> None:

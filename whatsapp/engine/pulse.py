@@ -37,6 +37,9 @@ class Pulse:
         self.figures: dict[str, Any] = _NO_FIGURES
         self.asked_at: float | None = None
         self.answered_at = 0.0
+        # When the first ping was sent that may be without an answer. A Node.js that
+        # hangs has read nothing of what came after it.
+        self.silent_since = 0.0
         self._name = name
         self._limits = limits
         self._recycled_at = -math.inf
@@ -54,6 +57,8 @@ class Pulse:
         silence = 0.0
         while silence < limits.hang_timeout:
             before = self.answered_at
+            if silence == 0:
+                self.silent_since = loop.time()
             send({"cmd": "ping", "at": loop.time() * 1000})
             pause = min(limits.ping_interval, limits.hang_timeout - silence)
             await asyncio.sleep(pause)

@@ -56,8 +56,15 @@ class Session:
             self.clock.cancel()
             self.clock = None
 
-    def is_suspect(self, since: float) -> bool:
-        return self.starting or self.store_calls > 0 or self.heard_at >= since
+    def is_suspect(self, since: float, until: float = math.inf) -> bool:
+        """Whether it may have to do with a death.
+
+        Args:
+            since: from then on whoever said something is suspected.
+            until: who came later never got as far as to do anything.
+        """
+        is_at_work = self.starting or self.store_calls > 0 or self.heard_at >= since
+        return is_at_work and self.placed_at <= until
 
 
 class Sessions:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -57,8 +58,8 @@ class Resident(Protocol):
 
     def on_message(self, message: Message) -> None: ...
 
-    def on_dying(self, since: float) -> None:
-        """It is dead, but store calls are under way. Who spoke since then is suspected."""
+    def on_dying(self, since: float, until: float) -> None:
+        """It is dead, but store calls are under way; see :meth:`Session.is_suspect`."""
         ...
 
     def on_gone(self, death: Death | None) -> None:
@@ -238,18 +239,18 @@ class Supervisor:
         if self._tasks is None:
             return
         if self._child:
-            self._resident.on_dying(self._suspicious_since())
+            self._resident.on_dying(*self._suspicious_span())
         self.up.clear()
         self._child = self._tasks = None
         for chore in self._chores:
             chore.cancel()
 
-    def _suspicious_since(self) -> float:
-        died_at = asyncio.get_running_loop().time()
+    def _suspicious_span(self) -> tuple[float, float]:
+        suspicion = self._limits.suspicion
         if self._cause is Cause.HUNG:
             # What blocks the event loop came after the last answer.
-            died_at = self._pulse.answered_at
-        return died_at - self._limits.suspicion
+            return self._pulse.answered_at - suspicion, self._pulse.silent_since
+        return asyncio.get_running_loop().time() - suspicion, math.inf
 
     async def _configure(self, child: Child) -> None:
         answer = await child.request(
