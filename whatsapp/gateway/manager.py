@@ -361,13 +361,15 @@ class SessionManager:
                 await self.services(credentials.purge_archive)
                 await self.services(timeline.purge)
                 await self.services(gateways.purge)
-                await self.services(growth.prune)
-                await self.services(growth.count)
                 if layer is not None and self._channel:
                     # The in-memory layer forgets members of a group after a day.
                     await layer.group_add(events.GATEWAYS_GROUP, self._channel)
+                await self.services(growth.prune)
+                await self.services(growth.count)
             except (*DATABASE_ERRORS, *events.LAYER_ERRORS) as error:
                 logger.warning("Housekeeping: %s", type(error).__name__)
+            except Exception:  # no salon's socket ends because a count went wrong
+                logger.exception("Housekeeping failed")
 
     # --- the engine's words -----------------------------------------------------------
 
