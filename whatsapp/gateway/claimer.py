@@ -12,7 +12,7 @@ import psycopg
 from whatsapp.gateway import balance
 from whatsapp.gateway.database import DATABASE_ERRORS, Services
 from whatsapp.gateway.messages import Abandon, Leave, Look
-from whatsapp.gateway.ownership import LocksLost, Ownership
+from whatsapp.gateway.ownership import PROBE_SECONDS, LocksLost, Ownership
 from whatsapp.gateway.runner import SalonRunner
 from whatsapp.services import attempts, claims, gateways
 from whatsapp.services.gateways import Share
@@ -34,10 +34,11 @@ COURTESY_SECONDS = 0.5
 POLL_SECONDS = 0.05
 ENTERED_SECONDS = 1.0
 """For so long a code that was just typed on the phone may still become a link."""
-WAVE = 50
-WAVES = 20
-"""Salons are handed over in waves, a second apart: the others open them at their pace,
-and meanwhile the next ones are still connected here."""
+WAVE = 10
+WAVES = 40
+WAVE_SECONDS = 0.5
+"""Many salons are handed over in waves, so many to each of the others: meanwhile the
+next ones are still connected here. Two waves go at once."""
 
 LOST = (LocksLost, psycopg.OperationalError, *DATABASE_ERRORS)
 
@@ -201,15 +202,22 @@ class Claimer:
                 return 0
             locked = await self._ownership.acquire(free)
             for pk in free:
-                self._free_since.pop(pk, None)
+                if pk not in locked:  # another gateway's by now
+                    self._free_since.pop(pk, None)
             if not locked:
                 return 0
+            now = self._now()
+            since = {pk: self._free_since.setdefault(pk, now) for pk in locked}
             try:
                 ours = await self._host.services(
                     claims.take_over,
                     locked,
                     self._host.name,
                     patient=self._is_patient(),
+                    # A connection that was cut is made anew within that time.
+                    ownerless=[
+                        pk for pk, at in since.items() if now - at > PROBE_SECONDS
+                    ],
                 )
             except DATABASE_ERRORS:
                 # A lock without a runner would keep the salon from everybody.
@@ -217,7 +225,10 @@ class Claimer:
                 raise
             await self._ownership.release(set(locked) - set(ours))
             for pk in ours:
+                self._free_since.pop(pk, None)
                 self._host.start_runner(pk)
+            if len(ours) < len(locked):
+                self._look_later()
             return len(ours)
 
     def _is_patient(self) -> bool:
@@ -292,10 +303,12 @@ class Claimer:
         runners = sorted(
             self._host.runners.values(), key=lambda one: one.attempt_id is not None
         )
-        size = max(WAVE, -(-len(runners) // WAVES)) if others else len(runners)
-        for start in range(0, len(runners), max(size, 1)):
+        size = max(WAVE * len(others), -(-len(runners) // WAVES))
+        if not others or len(runners) <= 2 * WAVE:
+            size = max(len(runners), 1)
+        for start in range(0, len(runners), size):
             if start:
-                await asyncio.sleep(1)
+                await asyncio.sleep(WAVE_SECONDS)
             await self._let_go(runners[start : start + size], others)
 
     async def _others(self) -> list[Share]:

@@ -102,9 +102,16 @@ _LONG_UP = "now() - pg_postmaster_start_time() > make_interval(secs => %(grace)s
 # Whose owner of before may still come back for it is left to him.
 _MAY_TAKE = f"(s.owner IN ('', %(owner)s) OR (NOT %(patient)s::boolean AND {_LONG_UP}))"
 
+LEFT_SECONDS = 5.0
+"""A salon that was given up, for another gateway to connect it, is connected by then."""
+
+_PROMISED = """(s.status IN ('open', 'degraded') OR (
+    s.status = 'connecting' AND s.since < now() - make_interval(secs => %(left)s)
+))"""
+
 _UNOWNED_SQL = (
     "SELECT s.salon_id, s.epoch FROM whatsapp_whatsappsession s"  # noqa: S608
-    f" WHERE s.status IN ('open', 'degraded') AND {_NOT_LOCKED} AND {_LONG_UP}"
+    f" WHERE {_PROMISED} AND {_NOT_LOCKED} AND {_LONG_UP}"
 )
 
 # A salon wants a gateway when a link is being tried, when a linked session should run,
@@ -160,7 +167,7 @@ WITH free AS (
     SELECT s.salon_id FROM whatsapp_whatsappsession s
     JOIN unnest(%s::int[], %s::int[]) AS seen(salon_id, epoch)
         ON s.salon_id = seen.salon_id AND s.epoch = seen.epoch
-    WHERE s.status IN ('open', 'degraded')
+    WHERE s.status IN ('open', 'degraded', 'connecting')
     FOR UPDATE OF s SKIP LOCKED
 )
 UPDATE whatsapp_whatsappsession s
@@ -180,7 +187,10 @@ def demote_unowned() -> list[int]:
         The primary keys of the salons that it concerned.
     """
     with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute(_UNOWNED_SQL, {"lock_class": LOCK_CLASS, "grace": GRACE_SECONDS})
+        cursor.execute(
+            _UNOWNED_SQL,
+            {"lock_class": LOCK_CLASS, "grace": GRACE_SECONDS, "left": LEFT_SECONDS},
+        )
         unowned = cursor.fetchall()
         if not unowned:
             return []
@@ -286,11 +296,18 @@ def views(owner: str) -> list[tuple[int, int, bool, int | None]]:
 _TAKE_OVER_SQL = f"""
 UPDATE whatsapp_whatsappsession s SET owner = %(owner)s, epoch = epoch + 1
 WHERE s.salon_id = ANY(%(salons)s) AND {_MAY_TAKE}
+  AND (s.owner IN ('', %(owner)s) OR s.salon_id = ANY(%(ownerless)s))
 RETURNING s.salon_id
 """  # noqa: S608
 
 
-def take_over(salon_pks: list[int], owner: str, *, patient: bool = False) -> list[int]:
+def take_over(
+    salon_pks: list[int],
+    owner: str,
+    *,
+    patient: bool = False,
+    ownerless: list[int] | None = None,
+) -> list[int]:
     """Write the new owner of salons whose locks it holds, and raise their epochs.
 
     From the commit on, nothing that an earlier owner still has in flight is accepted.
@@ -299,6 +316,8 @@ def take_over(salon_pks: list[int], owner: str, *, patient: bool = False) -> lis
         salon_pks: the salons.
         owner: the gateway.
         patient: leave those alone that another gateway has not given up.
+        ownerless: those that nobody has locked for a while: their owner does not come
+            back for them. None: all.
 
     Returns:
         Those that are the gateway's now.
@@ -307,6 +326,7 @@ def take_over(salon_pks: list[int], owner: str, *, patient: bool = False) -> lis
         cursor.execute(
             _TAKE_OVER_SQL,
             {
+                "ownerless": salon_pks if ownerless is None else ownerless,
                 "salons": salon_pks,
                 "owner": owner,
                 "patient": patient,
@@ -322,8 +342,27 @@ def still_owned(salon_pks: Iterable[int], owner: str) -> set[int]:
     return set(rows.values_list("salon_id", flat=True))
 
 
+_GIVE_UP_SQL = """
+UPDATE whatsapp_whatsappsession s
+SET owner = '',
+    status = CASE WHEN up THEN 'connecting' ELSE s.status END,
+    reason = CASE WHEN up THEN '' ELSE s.reason END,
+    since = CASE WHEN up THEN now() ELSE s.since END,
+    revision = s.revision + CASE WHEN up THEN 1 ELSE 0 END
+FROM (
+    SELECT salon_id, status IN ('open', 'degraded') AS up
+    FROM whatsapp_whatsappsession
+    WHERE salon_id = ANY(%s) AND owner = %s FOR UPDATE
+) given
+WHERE s.salon_id = given.salon_id
+"""
+
+
 def give_up(salon_pks: Iterable[int], owner: str) -> None:
-    """Clear the owner of salons, before their locks are released."""
-    WhatsAppSession.objects.filter(salon_id__in=list(salon_pks), owner=owner).update(
-        owner=""
-    )
+    """Clear the owner of salons, before their locks are released.
+
+    Those that were connected are not any more: another gateway is about to connect
+    them. Pages hear of it from that one.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(_GIVE_UP_SQL, [list(salon_pks), owner])

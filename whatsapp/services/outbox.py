@@ -43,8 +43,9 @@ LEVELS: dict[str, int] = {
 LASTING = (Status.LOGGED_OUT, Status.BANNED, Status.NEEDS_ATTENTION)
 """Stay until a person acts, or for an hour at least: told of even while it flaps."""
 
-LINKING = (Status.UNLINKED, Status.PAIRING)
-"""People come and go, ask for a code, let it expire: that is no flapping."""
+HARMLESS = (Status.UNLINKED, Status.PAIRING, Status.CONNECTING)
+"""People come and go, ask for a code, let it expire; gateways start and hand over. That
+is no flapping."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +149,7 @@ def _count(recent: deque[datetime], at: datetime, status: str) -> int:
     """Return how many changes count against a salon, this one included."""
     if status in LASTING:
         recent.clear()  # what comes after it is a new story
-    elif status not in LINKING:
+    elif status not in HARMLESS:
         recent.append(at)
     while recent and recent[0] <= at - timedelta(seconds=FLAPPING_SECONDS):
         recent.popleft()
