@@ -229,8 +229,14 @@ class TestGateways:
             salons = [await world.open_salon() for _ in range(3)]
         async with other.manager.claimer._claiming:
             salons += [await world.open_salon() for _ in range(3)]
-        owners = {(await salon.session()).owner for salon in salons}
-        assert owners == {one.name, other.name}
+
+        async def are_shared() -> bool:  # one may just be on its way to the other
+            owners = {(await salon.session()).owner for salon in salons}
+            return owners == {one.name, other.name}
+
+        await world.until(are_shared, "both gateways have salons")
+        for salon in salons:
+            await salon.status("open")
 
         page.hangs.clear()
         await world.fault("outdated", below=[2, 3000, NEW])
