@@ -283,7 +283,22 @@ class Cluster(World):
         gateway = Gateway(process, log, proxy)
         self.members.append(gateway)
         await said(process, log, "Gateway running")
+        ready = False
+        while gateway.alive and not ready:
+            await asyncio.sleep(0.1)
+            ready = await asyncio.to_thread(self._is_ready, gateway)
         return gateway
+
+    def _is_ready(self, gateway: Gateway) -> bool:
+        """Say whether it has the connection that holds its locks, which it makes last."""
+        return bool(
+            self.query(
+                "SELECT 1 FROM pg_stat_activity"
+                " WHERE strpos(application_name, %s) > 0 AND strpos(application_name, %s) = 1",
+                f":{gateway.pid}:",
+                "gateway ",
+            )
+        )
 
     def _wrong_clock(self, seconds: int) -> dict[str, str]:
         """Return the environment of a process whose wall clock is wrong."""

@@ -147,6 +147,8 @@ class Observer:
     async def _ask_database(self) -> dict[str, State] | None:
         """Return what it says; None if it does not, however long it would take."""
         asking = asyncio.create_task(self._states())
+        # Nobody waits for it any more if we are cancelled.
+        asking.add_done_callback(lambda task: task.cancelled() or task.exception())
         await asyncio.wait({asking}, timeout=DATABASE_SECONDS)
         if not asking.done():
             self._hang_up(asking)
