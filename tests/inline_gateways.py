@@ -188,7 +188,6 @@ class InlineConnection:
             self.closed = True
             self._server.close()
             if self.listener is not None:
-                self.gateway.unlocked_since = self._cluster.clock.now
 
     def end(self) -> None:
         """Give the connection back; its locks are gone."""
@@ -252,7 +251,6 @@ class Gateway:
         self.is_dead = False
         self.stopping_since: float | None = None
         self.hanging_since: float | None = None
-        self.unlocked_since = -1e9
         self._is_left = False
         self.connections: list[InlineConnection] = []
         self._stop = asyncio.Event()
@@ -286,14 +284,6 @@ class Gateway:
         if self.stopping_since is None:
             self.stopping_since = self.cluster.clock.now
             self.soon(self._stop.set)
-
-    @property
-    def is_regaining(self) -> bool:
-        """Whether its sockets stay although their locks are gone, for a moment."""
-        if any(one.listener and not one.closed for one in self.connections):
-            return False
-        gone_for = self.cluster.clock.now - self.unlocked_since
-        return gone_for <= ownership.PROBE_SECONDS
 
     def hang(self) -> None:
         """Stop it in the middle of whatever it does, until it goes on."""

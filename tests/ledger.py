@@ -70,15 +70,9 @@ class Ledger:
         assert all(PHONE.fullmatch(row.phone) for row in phones)
 
     def check_sockets(self) -> None:
-        """At rest, no salon has two sockets, whoever runs them.
-
-        But for the second in which a gateway makes a lost lock connection anew: it keeps
-        its sockets meanwhile, and another one may claim the salons.
-        """
+        """At rest, no salon has two sockets, whoever runs them."""
         live: dict[str, int] = {}
         for gateway in self.cluster.gateways:
-            if gateway.is_regaining:
-                continue
             for socket in gateway.engine.sockets.values() if gateway.engine else ():
                 if socket.is_live:
                     name = socket.ref.session_id

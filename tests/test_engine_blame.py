@@ -55,6 +55,16 @@ def test_who_is_always_suspected_together_with_others_is_never_convicted(
     assert court.on_probation("company_1", "company_2") == {"company_1", "company_2"}
 
 
+def test_who_was_at_work_with_others_is_tried_after_the_second_death(
+    court: Court,
+) -> None:
+    court.strike("company_1", "company_2", "company_3")
+    assert court.on_probation("company_1", "company_2", "company_3") == set()
+    assert not court.blame.is_anybody_expected()
+    court.strike("company_1", "company_4")
+    assert court.on_probation("company_1", "company_2", "company_4") == {"company_1"}
+
+
 def test_deaths_with_others_do_not_count_towards_a_conviction(court: Court) -> None:
     court.strike("company_1", "company_2")
     court.strike("company_1")

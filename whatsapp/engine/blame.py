@@ -16,18 +16,25 @@ class _Record:
     """What is held against one session."""
 
     last_strike: float
+    deaths: int = 0
     # Deaths of which nobody else was suspected: with others it may have been them.
     alone: int = 0
     convicted: bool = False
+
+    @property
+    def is_on_probation(self) -> bool:
+        return self.alone > 0 or self.deaths > 1
 
 
 class Blame:
     """Remembers which sessions were suspected of a death.
 
-    A suspect is on probation: it lives in the ward (ward.py), where the next death has
-    one suspect only. That is what convicts it, not how often it was there when
-    something died. Somebody who kills Node.js under traffic makes many suspects, but
-    the ward is not what he kills, and so nobody is convicted.
+    Who was suspected alone, or twice, is on probation: it lives in the ward (ward.py),
+    where the next death has one suspect only. That is what convicts it, not how often
+    it was there when something died. Somebody who kills Node.js under traffic makes
+    many suspects at once; the first time they are only remembered, because the ward
+    takes one after the other, and all of them would wait. Whoever kills it again does
+    not kill the ward, and so nobody is convicted.
 
     Args:
         clock: seconds.
@@ -45,6 +52,7 @@ class Blame:
         for session_id in suspects:
             record = self._records.setdefault(session_id, _Record(now))
             record.last_strike = now
+            record.deaths += 1
             record.alone += len(suspects) == 1
         self._tell(process, suspects)
         convicted = {
@@ -65,21 +73,32 @@ class Blame:
         return frozenset(convicted)
 
     def _tell(self, process: str, suspects: Collection[str]) -> None:
-        if suspects:
+        tried = sorted(one for one in suspects if self._records[one].is_on_probation)
+        if tried:
             logger.warning(
                 "%s: suspected of its death, and on probation: %s",
                 process,
-                ", ".join(sorted(suspects)),
+                ", ".join(tried),
+            )
+        if len(suspects) > len(tried):
+            logger.warning(
+                "%s: %d sessions were at work when it died",
+                process,
+                len(suspects) - len(tried),
             )
 
     def is_on_probation(self, session_id: str) -> bool:
         self._forgive(self._clock())
-        return session_id in self._records
+        record = self._records.get(session_id)
+        return record is not None and record.is_on_probation
 
     def is_anybody_expected(self) -> bool:
         """Whether somebody on probation may come soon; a convict stays away for long."""
         self._forgive(self._clock())
-        return any(not record.convicted for record in self._records.values())
+        return any(
+            record.is_on_probation and not record.convicted
+            for record in self._records.values()
+        )
 
     def acquit(self, session_id: str) -> None:
         """It has lived on probation for long enough, and nothing died."""
