@@ -150,7 +150,6 @@ class Claimer:
 
         What the others leave of theirs is taken a moment later.
         """
-        await self._host.catch_up()
         while self.is_claiming:
             candidates = await self._host.services(
                 claims.candidates,
@@ -200,6 +199,8 @@ class Claimer:
             free = [pk for pk in pks if self._is_free(pk)]
             if not (self.is_claiming and free):
                 return 0
+            # After they were seen to be due: what made them due is known by then.
+            await self._host.catch_up()
             locked = await self._ownership.acquire(free)
             for pk in free:
                 if pk not in locked:  # another gateway's by now
