@@ -187,7 +187,6 @@ class InlineConnection:
             self.raw.execute("SELECT pg_advisory_unlock_all()")
             self.closed = True
             self._server.close()
-            if self.listener is not None:
 
     def end(self) -> None:
         """Give the connection back; its locks are gone."""

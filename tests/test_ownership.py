@@ -154,6 +154,19 @@ async def test_watching_goes_on_while_the_connection_is_used(
     await asyncio.wait([watching])
 
 
+async def test_who_is_cancelled_in_a_heartbeat_keeps_the_locks(
+    connect: Connect,
+) -> None:
+    one, other = await connect("one"), await connect("other")
+    await one.acquire([1])
+    asking = asyncio.create_task(one._query("SELECT pg_sleep(0.1)", ()))
+    await asyncio.sleep(0)
+    asking.cancel()
+    await asyncio.wait([asking])
+    assert await one.acquire([2]) == [2]
+    assert await other.acquire([1, 2]) == []
+
+
 async def test_a_connection_that_does_not_answer_counts_as_lost(
     connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:

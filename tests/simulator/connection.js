@@ -235,6 +235,7 @@ export class Connection {
 
   /** Cuts TCP, without a word. */
   drop() {
+    this.#dropped = true
     this.ws.terminate()
   }
 
@@ -247,7 +248,6 @@ export class Connection {
    */
   freeze(on) {
     if (on && !this.#ice) {
-    this.#dropped = true
       const ice = { listeners: this.socket.listeners('data'), heard: [] }
       this.socket.removeAllListeners('data')
       this.socket.on('data', chunk => this.#ice?.heard.push(chunk))

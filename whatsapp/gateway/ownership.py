@@ -17,6 +17,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import orjson
 import psycopg
@@ -237,8 +238,13 @@ class Ownership:
         loop = asyncio.get_running_loop()
         asked = loop.time()
         left = (self._answered or asked) + LEASE_SECONDS - asked
+        running = asyncio.ensure_future(
+            database.query(connection, sql.encode(), params, left)
+        )
+        # Who is cancelled in a heartbeat, to hand over, must not lose the locks for it.
+        running.add_done_callback(_look_at_result)
         try:
-            rows = await database.query(connection, sql.encode(), params, left)
+            rows = await asyncio.shield(running)
         except psycopg.errors.OutOfMemory:
             raise  # the connection is well, and so are the locks
         except psycopg.Error as error:
@@ -261,6 +267,11 @@ class Ownership:
         self._news.set()
         with contextlib.suppress(psycopg.Error):
             await connection.close()
+
+
+def _look_at_result(done: asyncio.Future[Any]) -> None:
+    if not done.cancelled():
+        done.exception()
 
 
 def _lets_nobody_in(error: psycopg.OperationalError) -> bool:
