@@ -162,6 +162,23 @@ async def _open_sockets(world: World, count: int) -> bool:
     return len(await world.connections(stage="open")) == count
 
 
+async def test_a_code_is_over_at_once_when_its_only_gateway_stops(
+    world: World,
+) -> None:
+    gateway = await world.gateway()
+    salon, qr = await world.salon(), await world.salon()
+    await salon.ask_code()
+    await salon.code()
+    await qr.ask_qr()
+    await qr.qr()
+    assert await gateway.stop() < STOP_SECONDS
+    assert await salon.attempts() == [("code", "expired", ErrorCode.CODE_EXPIRED)]
+    assert (await salon.snapshot())["status"] == "unlinked"
+    await world.gateway()
+    assert await qr.qr(), "a QR goes on with the next gateway"
+    assert await qr.attempts() == [("qr", "shown", "")]
+
+
 # The locks and the database -----------------------------------------------------------
 
 

@@ -34,7 +34,7 @@ COURTESY_SECONDS = 0.5
 POLL_SECONDS = 0.05
 ENTERED_SECONDS = 1.0
 """For so long a code that was just typed on the phone may still become a link."""
-WAVE = 10
+WAVE = 5
 WAVES = 40
 WAVE_SECONDS = 0.5
 """Many salons are handed over in waves, so many to each of the others: meanwhile the

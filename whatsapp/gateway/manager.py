@@ -8,7 +8,7 @@ import secrets
 import socket
 from collections import Counter
 from collections.abc import Coroutine, Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from channels.layers import get_channel_layer
@@ -299,7 +299,15 @@ class SessionManager:
                 logger.exception("The regular look failed")
 
     async def _share(self) -> None:
-        engines = [asdict(stats) for stats in self.engine.stats()]
+        now = asyncio.get_running_loop().time()
+        engines = [
+            # Our clock means nothing to anybody else: how old the figures are does.
+            {
+                **asdict(replace(stats, asked_at=None)),
+                "age": now - (stats.asked_at or now),
+            }
+            for stats in self.engine.stats()
+        ]
         await self.services(gateways.touch, self._id, engines)
         await self.claimer.share()
         # One rate for all: each gateway has its part of it.
@@ -413,12 +421,14 @@ class SessionManager:
             len(stopped.sessions),
         )
         for ref in stopped.sessions:
-            runner = self._by_generation.get(ref.generation)
+            listener = self._by_generation.get(ref.generation)
             reason = DisconnectReason.ENGINE_GONE
             if ref in stopped.convicted:
                 reason = DisconnectReason.ENGINE_CRASHED
-            if isinstance(runner, SalonRunner):
-                runner.post(Gone(ref, reason))
+            if isinstance(listener, SalonRunner):
+                listener.post(Gone(ref, reason))
+            elif listener is not None:
+                listener.done.set()
 
     def _on_alive(self, seen: Iterable[tuple[SessionRef, float]]) -> None:
         now = asyncio.get_running_loop().time()

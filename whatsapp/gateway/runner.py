@@ -9,11 +9,9 @@ services refuse, and it looks again.
 
 import asyncio
 import logging
-import random
-from collections import Counter, deque
 from collections.abc import Callable, Coroutine
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any
 
 import psycopg
 
@@ -24,7 +22,6 @@ from whatsapp.engine import (
     CodeRefused,
     CodeRejected,
     DisconnectReason,
-    Engine,
     EngineError,
     Opened,
     Paired,
@@ -35,8 +32,9 @@ from whatsapp.engine import (
 )
 from whatsapp.errors import ErrorCode, WhatsAppError
 from whatsapp.gateway import policy
-from whatsapp.gateway.auth_store import DatabaseAuthStore
-from whatsapp.gateway.database import DATABASE_ERRORS, Services
+from whatsapp.gateway.database import DATABASE_ERRORS
+from whatsapp.gateway.host import Host
+from whatsapp.gateway.mailbox import Mailbox
 from whatsapp.gateway.messages import (
     Abandon,
     Code,
@@ -49,9 +47,7 @@ from whatsapp.gateway.messages import (
     Refused,
     SocketMessage,
 )
-from whatsapp.gateway.pace import Pace
-from whatsapp.gateway.teller import Teller
-from whatsapp.gateway.web_version import WebVersions
+from whatsapp.gateway.streak import Streak
 from whatsapp.models import PairingAttempt, Salon, WhatsAppSession
 from whatsapp.phones import phone_from_jid
 from whatsapp.services import attempts, claims, sessions
@@ -78,36 +74,6 @@ class Mode(Enum):
     RESUME = "resume"
 
 
-class Host(Protocol):
-    """What a runner needs of the gateway around it."""
-
-    name: str
-    engine: Engine
-    store: DatabaseAuthStore
-    services: Services
-    settings: policy.Clocks
-    replaced: Counter[int]
-    pace: Pace
-    web: WebVersions
-    teller: Teller
-
-    def new_ref(
-        self, runner: "SalonRunner", session_id: str, epoch: int
-    ) -> SessionRef: ...
-
-    def end_ref(self, ref: SessionRef) -> None: ...
-
-    def spawn(
-        self, work: Coroutine[Any, Any, None], name: str
-    ) -> asyncio.Task[None]: ...
-
-    def dismiss(self, creds: str) -> None: ...
-
-    async def release(self, runner: "SalonRunner", to: str = "") -> None: ...
-
-    def forget(self, runner: "SalonRunner") -> None: ...
-
-
 class SalonRunner:
     """Runs one salon's session as long as this gateway owns it.
 
@@ -132,18 +98,18 @@ class SalonRunner:
         self._mode = Mode.RESUME
         self._shows_qr = False
         self._ever_open = False
-        self._failures = 0
-        self._bad_sessions = 0
-        self._restarts = 0
-        self._opened_at = 0.0
+        self._streak = Streak()
         self._turn: float | None = None
-        self._lost_at = 0.0
         self._version = (0, 0, 0)
         self._timer: asyncio.TimerHandle | None = None
         self._waiting = False
         self._worker: asyncio.Task[None] | None = None
-        self._mailbox: deque[Message] = deque()
-        self._drain: asyncio.Task[None] | None = None
+        self._mailbox = Mailbox(
+            self._handle_safely,
+            host.spawn,
+            f"salon {salon_pk}",
+            on_empty=lambda: host.teller.hurry(),
+        )
         self._gone = False
         self._abandoned = False
         self.missed = False
@@ -158,13 +124,7 @@ class SalonRunner:
             return
         if isinstance(message, Abandon):
             self._abandoned = True
-        if isinstance(message, Look) and message in self._mailbox:
-            return
-        self._mailbox.append(message)
-        if self._drain is None:
-            self._drain = self._host.spawn(
-                self._run_mailbox(), f"salon {self.salon_pk}"
-            )
+        self._mailbox.put(message)
 
     @property
     def is_leaving(self) -> bool:
@@ -185,14 +145,6 @@ class SalonRunner:
             or (self.ref is None and not self._waiting)
         )
 
-    async def _run_mailbox(self) -> None:
-        try:
-            while self._mailbox and not self._gone:
-                await self._handle_safely(self._mailbox.popleft())
-        finally:
-            self._drain = None
-            self._host.teller.hurry()
-
     async def _handle_safely(self, message: Message) -> None:
         try:
             await self._handle(message)
@@ -204,7 +156,7 @@ class SalonRunner:
             )
             if not self._abandoned:
                 await asyncio.sleep(LOOK_AGAIN_SECONDS)
-                self._mailbox.appendleft(message)
+                self._mailbox.put_back(message)
         except Exception:  # the salon must go on, whatever surprised us
             logger.exception("Salon %s: unexpected", self.salon_pk)
             await self._close_socket()
@@ -342,7 +294,7 @@ class SalonRunner:
             self.post(Look())
             return
         if attempt.id != self.attempt_id:
-            self._failures = 0
+            self._streak.failures = 0
         self._stop_waiting()
         if attempt.stage == Stage.FINISHING:
             await self._resume(work, attempt)
@@ -453,9 +405,8 @@ class SalonRunner:
 
     async def _on_refused(self, ref: SessionRef, refused: CodeRefused) -> None:
         await self._close_socket()
-        if policy.worth_another_try(refused, self._failures):
-            self._failures += 1
-            self._later(policy.retry_delay(self._failures), Look(hurry=True))
+        if policy.worth_another_try(refused, self._streak.failures):
+            self._later(self._streak.retry_in(), Look(hurry=True))
             return
         await self._fail_attempt(policy.error_of(refused), epoch=ref.epoch)
         self.post(Look())
@@ -499,7 +450,7 @@ class SalonRunner:
         if await self._call(attempts.record_open, ref.epoch, phone):
             self.attempt_id = None
             self.is_open = self._ever_open = True
-            self._opened_at = asyncio.get_running_loop().time()
+            self._streak.opened()
         else:
             self.post(Look())
 
@@ -522,8 +473,8 @@ class SalonRunner:
         if self._mode is Mode.LINK:
             await self._on_link_closed(ref, reason)
         else:
-            if was_open:
-                self._forgive_if_stable()
+            if was_open and self._streak.ended_open():
+                self._host.replaced.pop(self.salon_pk, None)
             await self._on_session_closed(ref, reason)
 
     async def _on_link_closed(self, ref: SessionRef, reason: DisconnectReason) -> None:
@@ -550,12 +501,11 @@ class SalonRunner:
     ) -> None:
         verdict = policy.judge(
             reason,
-            bad_sessions=self._bad_sessions,
+            bad_sessions=self._streak.bad_sessions,
             replaced=self._host.replaced[self.salon_pk],
         )
         match verdict.then:
-            case policy.Then.RESTART if self._restarts < policy.RESTARTS:
-                self._restarts += 1
+            case policy.Then.RESTART if self._streak.may_restart():
                 self.post(Look(hurry=True))
             case policy.Then.LOG_OUT:
                 await self._on_logged_out(ref, reason)
@@ -564,23 +514,15 @@ class SalonRunner:
                     self._host.replaced[self.salon_pk] += 1
                 await self._halt(ref, reason, verdict)
             case policy.Then.RESTART | policy.Then.BACK_OFF:
-                self._bad_sessions += reason.is_bad_session
+                self._streak.note(reason)
                 await self._on_lost(ref, reason)
-
-    def _forgive_if_stable(self) -> None:
-        """Forget earlier failures; one that is cut as soon as it opens has not ended them."""
-        open_for = asyncio.get_running_loop().time() - self._opened_at
-        self._failures >>= int(open_for / policy.HALF_FORGIVEN_SECONDS)
-        if open_for >= policy.STABLE_SECONDS:
-            self._failures = self._bad_sessions = self._restarts = 0
-            self._host.replaced.pop(self.salon_pk, None)
 
     async def _on_logged_out(self, ref: SessionRef, reason: DisconnectReason) -> None:
         if self._ever_open or not await self._call(
             attempts.refuse_link, ref.epoch, str(reason)
         ):
             await self._call(sessions.record_logged_out, ref.epoch, str(reason))
-        self._failures = 0
+        self._streak.failures = 0
         self.post(Look(hurry=True))
 
     async def _halt(
@@ -610,13 +552,12 @@ class SalonRunner:
                 # No fault of the connection: it is opened as soon as Node.js is there.
                 self._later(policy.ENGINE_SECONDS, Look(hurry=True))
                 return
-        elif self._failures >= policy.LINK_TRIES and self._ever_open:
+        elif self._streak.failures >= policy.LINK_TRIES and self._ever_open:
             await self._fail_attempt(ErrorCode.WHATSAPP_UNREACHABLE, epoch=ref.epoch)
             self.attempt_id = None
         else:
             # Somebody waits for it.
-            self._failures += 1
-            self._later(policy.retry_delay(self._failures), Look(hurry=True))
+            self._later(self._streak.retry_in(), Look(hurry=True))
             return
         self.awaits_whatsapp = (
             reason.is_unreachable or reason == DisconnectReason.UNAVAILABLE
@@ -646,13 +587,7 @@ class SalonRunner:
         self.post(Look())
 
     def _back_off(self) -> None:
-        now = asyncio.get_running_loop().time()
-        if not self._failures:
-            self._lost_at = now
-        self._failures += 1
-        delay = policy.reconnect_delay(self._failures, now - self._lost_at)
-        # Full jitter: those who were lost together do not come back together.
-        self._later(random.uniform(0, delay), Look(hurry=True))  # noqa: S311
+        self._later(self._streak.back_off(), Look(hurry=True))
 
     def _later(self, delay: float, message: Message, *, waiting: bool = True) -> None:
         self._stop_waiting()
@@ -667,7 +602,7 @@ class SalonRunner:
 
     async def _release(self, to: str = "") -> None:
         self._gone = True
-        self.missed = any(isinstance(message, Look) for message in self._mailbox)
+        self.missed = self._mailbox.close()
         self._stop_waiting()
         await self._host.release(self, to)
 
@@ -678,6 +613,7 @@ class SalonRunner:
 
     async def _abandon(self) -> None:
         self._gone = True
+        self._mailbox.close()
         self._stop_waiting()
         await self._close_socket()
         self._host.forget(self)
