@@ -274,6 +274,9 @@ FAULTS = [
         "SIGKILL of PostgreSQL and of all gateways at once",
         _cut_the_power,
         take_over=True,
+        # Nobody is left who knows. Once the database is up, those who may still hold
+        # sockets are waited for (claims.GRACE_SECONDS) before anybody says otherwise.
+        truth=10.0,
         tracebacks=DATABASE,
     ),
     Fault(

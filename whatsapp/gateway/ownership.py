@@ -36,7 +36,7 @@ CONNECT_SECONDS = 3.0
 
 PROBE_SECONDS = 1.0
 """For so long after a cut it may be nothing but the connection: it is made anew."""
-DOWN_SECONDS = 3.0
+DOWN_SECONDS = 2.0
 """So long it counts that the database let nobody in."""
 HOLD_SECONDS = 30.0
 """A database that is away for longer ends the sockets: what they could not store would

@@ -17,7 +17,7 @@ from whatsapp.services.credentials import StoredCreds
 LOCK_CLASS = 0x57415053
 """First half of a salon's advisory lock; the second is its primary key."""
 
-GRACE_SECONDS = 6.0
+GRACE_SECONDS = 4.0
 """A database that has restarted has forgotten all locks. For so long it leaves salons to
 their owners, who have kept the sockets open and come back for them."""
 
