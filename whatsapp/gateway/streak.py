@@ -30,7 +30,8 @@ class Streak:
             Whether all is forgiven.
         """
         open_for = self._now() - self._opened_at
-        self.failures >>= int(open_for / policy.HALF_FORGIVEN_SECONDS)
+        kept = 0.5 ** (open_for / policy.HALF_FORGIVEN_SECONDS)
+        self.failures = round(self.failures * kept)
         if open_for < policy.STABLE_SECONDS:
             return False
         self.failures = self.bad_sessions = self._restarts = 0
