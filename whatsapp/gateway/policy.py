@@ -25,7 +25,7 @@ STABLE_SECONDS = 60.0
 ENGINE_SECONDS = 0.5
 """Between two tries while Node.js is being started again."""
 
-HALF_FORGIVEN_SECONDS = 10.0
+HALF_FORGIVEN_SECONDS = 5.0
 """Open for so long, it has half as many failures behind it."""
 
 RECONNECT_FIRST_SECONDS = 1.0
