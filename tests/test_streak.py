@@ -57,7 +57,7 @@ def test_a_second_blow_soon_after_an_outage_does_not_cost_a_minute(
     streak.opened()
     clock.now += 7
     assert not streak.ended_open()
-    assert streak.back_off() <= 8
+    assert streak.back_off() <= 2
 
 
 def test_one_that_is_cut_as_soon_as_it_opens_slows_down_all_the_same(

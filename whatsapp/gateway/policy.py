@@ -25,9 +25,6 @@ STABLE_SECONDS = 60.0
 ENGINE_SECONDS = 0.5
 """Between two tries while Node.js is being started again."""
 
-HALF_FORGIVEN_SECONDS = 5.0
-"""Open for so long, it has half as many failures behind it."""
-
 RECONNECT_FIRST_SECONDS = 1.0
 RECONNECT_MAX_SECONDS = 60.0
 OUTDATED_SECONDS = 600.0

@@ -14,6 +14,7 @@ class Streak:
         self.failures = 0
         self.bad_sessions = 0
         self._restarts = 0
+        self._cuts = 0
         self._opened_at = 0.0
         self._lost_at = 0.0
 
@@ -22,19 +23,19 @@ class Streak:
         self._opened_at = self._now()
 
     def ended_open(self) -> bool:
-        """An open connection ended: forgive as much as the time that it was open is worth.
+        """An open connection ended: what was before it counts no more.
 
-        One that is cut as soon as it opens has ended nothing.
+        What counts is how often that was so soon: one that opens only to be cut has to
+        slow down as well as one that does not open.
 
         Returns:
-            Whether all is forgiven.
+            Whether it lasted, and all is forgiven.
         """
-        open_for = self._now() - self._opened_at
-        kept = 0.5 ** (open_for / policy.HALF_FORGIVEN_SECONDS)
-        self.failures = round(self.failures * kept)
-        if open_for < policy.STABLE_SECONDS:
+        if self._now() - self._opened_at < policy.STABLE_SECONDS:
+            self.failures = self._cuts
+            self._cuts += 1
             return False
-        self.failures = self.bad_sessions = self._restarts = 0
+        self.failures = self.bad_sessions = self._restarts = self._cuts = 0
         return True
 
     def may_restart(self) -> bool:
