@@ -1,6 +1,7 @@
 """The commands about salons and sessions, as operators type them."""
 
 import json
+from contextlib import contextmanager
 from datetime import timedelta
 from io import StringIO
 
@@ -24,7 +25,7 @@ from tests.factories import (
     stored_rows,
 )
 from whatsapp.models import AuditEvent, Salon, WhatsAppSession
-from whatsapp.services import pairing, reports, sessions, tokens
+from whatsapp.services import claims, pairing, reports, sessions, tokens
 
 pytestmark = pytest.mark.django_db
 
@@ -79,10 +80,39 @@ def test_status_without_salons_says_what_to_do():
     assert json.loads(_run("whatsapp_status", "--json")[0]) == []
 
 
+@contextmanager
+def _run_by_a_gateway(salon):
+    """Hold the lock of a salon, as the gateway that runs it does."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_lock(%s, %s)", [claims.LOCK_CLASS, salon.pk])
+        try:
+            yield
+        finally:
+            cursor.execute("SELECT pg_advisory_unlock_all()")
+
+
+def test_status_calls_nothing_open_that_nobody_runs():
+    lost, silent = make_salon(), make_salon()
+    for salon, phone in ((lost, PHONE), (silent, OTHER_PHONE)):
+        link(salon, phone)
+    sessions.record_alive({silent.pk: 600.0})
+    with _run_by_a_gateway(silent):
+        found = json.loads(_run("whatsapp_status", "--json")[0])
+    told = {
+        report["session_id"]: (report["status"], report["reason"]) for report in found
+    }
+    assert told == {
+        lost.session_id: ("reconnecting", "gateway_lost"),
+        silent.session_id: ("degraded", "silent"),
+    }
+
+
 def test_status_tells_all_but_the_secrets():
     salon = make_salon(title="Ромашка")
     epoch = link(salon)
-    out, _err = _run("whatsapp_status", str(salon.salon_id))
+    with _run_by_a_gateway(salon):
+        out, _err = _run("whatsapp_status", str(salon.salon_id))
+        report = json.loads(_run("whatsapp_status", salon.session_id, "--json")[0])
     for fact in (
         salon.session_id,
         "Ромашка",
@@ -94,7 +124,6 @@ def test_status_tells_all_but_the_secrets():
         assert fact in out
     assert "linked" in out
     assert "pre-key 1" in out
-    report = json.loads(_run("whatsapp_status", salon.session_id, "--json")[0])
     assert (report["status"], report["creds"]) == ("open", "linked")
     assert (report["owner"], report["epoch"]) == (OWNER, epoch)
     assert report["keys"]["session"] == 1

@@ -80,6 +80,22 @@ async def test_a_session_that_stays_silent_is_connected_anew(
     await salon.status("degraded")
 
 
+@pytest.mark.e2e
+@pytest.mark.timeout(240)
+async def test_the_silence_of_a_former_connection_does_not_end_the_next(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manager, "LIFE_SECONDS", 0.05)
+    gateway = await world.gateway()
+    salon = await world.open_salon()
+    seen = gateway.manager._seen
+    seen[salon.pk] -= manager.REVIVE_SECONDS - 1
+    await world.on_connections("drop", phone=salon.phone.number)
+    await world.until(lambda: _logged_in_twice(world, salon), "a new connection")
+    await salon.status("open")
+    assert gateway.loop.time() - seen[salon.pk] < manager.DEGRADED_SECONDS
+
+
 async def _logged_in_twice(world: World, salon: SalonStory) -> bool:
     return (await world.device(await salon.me()))["logins"] >= 2
 

@@ -72,6 +72,17 @@ def test_one_that_is_cut_as_soon_as_it_opens_slows_down_all_the_same(
     assert streak.back_off() >= 30
 
 
+def test_blows_far_enough_apart_cost_a_moment_each(clock: Clock) -> None:
+    streak = Streak()
+    for _ in range(8):
+        streak.opened()
+        clock.now += policy.CUT_SECONDS
+        streak.ended_open()
+        wait = streak.back_off()
+        assert wait <= 1
+        clock.now += wait
+
+
 def test_restarts_are_obeyed_a_few_times(clock: Clock) -> None:
     streak = Streak()
     obeyed = [streak.may_restart() for _ in range(policy.RESTARTS + 1)]

@@ -1,5 +1,6 @@
 """A web version that WhatsApp refuses is replaced once, for all salons of all gateways."""
 
+import asyncio
 import logging
 import threading
 from collections.abc import Iterator
@@ -207,6 +208,32 @@ def test_a_new_version_makes_all_that_are_outdated_due():
     assert claims.candidates(10) == salons
 
 
+@pytest.mark.django_db
+def test_once_a_minute_one_outdated_salon_tries_for_all():
+    salons = [_outdated_salon(number) for number in (1, 2)]
+    assert not web_version.probe(), "they were refused just now"
+    _a_minute_passes()
+    assert web_version.probe()
+    assert claims.candidates(10) == salons[:1]
+    assert not web_version.probe()
+    _a_minute_passes()
+    assert web_version.probe()
+    assert claims.candidates(10) == salons
+
+
+def _a_minute_passes() -> None:
+    WebVersion.objects.update(
+        probed_at=Now() - timedelta(seconds=web_version.PROBE_SECONDS)
+    )
+
+
+@pytest.mark.django_db
+def test_where_nobody_is_outdated_nobody_tries():
+    _a_minute_passes()
+    assert not web_version.probe()
+    assert not WebVersion.objects.exists()
+
+
 # --- the whole of it ------------------------------------------------------------------
 
 e2e = [pytest.mark.e2e, pytest.mark.timeout(240)]
@@ -334,6 +361,21 @@ class TestGateways:
 
         await world.until(is_taken_up, "the new version")
         await salon.link()
+
+    async def test_when_whatsapp_takes_one_again_all_follow(
+        self, world: World, settings: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings.WHATSAPP_LOOK_INTERVAL = 0.2
+        monkeypatch.setattr(web_version, "PROBE_SECONDS", 2.0)
+        await world.gateway()
+        salons = [await world.open_salon() for _ in range(4)]
+        refusal = await world.fault("failure", reason=405, on="login")
+        await world.on_connections("drop", all=True)
+        for salon in salons:
+            await salon.status("outdated")
+        await asyncio.to_thread(refusal.remove)
+        for salon in salons:
+            await salon.status("open")
 
     async def test_nothing_is_fetched_where_that_is_off(
         self, world: World, caplog: pytest.LogCaptureFixture

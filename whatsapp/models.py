@@ -341,6 +341,9 @@ class WebVersion(models.Model):
     asked_at = models.DateTimeField(
         null=True, help_text="When somebody last set out to fetch one."
     )
+    probed_at = models.DateTimeField(
+        db_default=Now(), help_text="When a salon last tried for all."
+    )
     error = models.CharField(
         max_length=200, blank=True, help_text="Why that brought nothing newer."
     )

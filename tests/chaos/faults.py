@@ -319,7 +319,7 @@ FAULTS = [
         "wrong-clock",
         "all salons on a gateway whose clock is an hour fast, and back",
         _wrong_clock,
-        off=5,
+        off=8,
     ),
     Fault("join-gateway", "one more gateway, which gets its share", _join, off=2),
 ]

@@ -288,6 +288,7 @@ class SessionManager:
                 await self.services(attempts.expire_overdue)
                 await self.services(attempts.cancel_unwatched, UNWATCHED_SECONDS)
                 if self.claimer.is_claiming:
+                    await self.web.probe()
                     await self._look_at_changed()
                     await self.claimer.claim_all()
                     await self._share()
@@ -392,7 +393,10 @@ class SessionManager:
                 logger.info(text, versions.baileys, versions.node, process)
                 for runner in list(self.runners.values()):
                     runner.post(Look(hurry=True))
-            case Opened():
+            case Opened(ref=ref):
+                self._on_alive(
+                    [(ref, 0.0)]
+                )  # or its former connection's age would count
                 self._hand_on(event)
                 self._hurry_others()
             case _:

@@ -25,6 +25,9 @@ STABLE_SECONDS = 60.0
 ENGINE_SECONDS = 0.5
 """Between two tries while Node.js is being started again."""
 
+CUT_SECONDS = 10.0
+"""A session that was open for less was cut as soon as it opened."""
+
 RECONNECT_FIRST_SECONDS = 1.0
 RECONNECT_MAX_SECONDS = 60.0
 OUTDATED_SECONDS = 600.0

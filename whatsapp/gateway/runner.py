@@ -98,6 +98,7 @@ class SalonRunner:
         self._mode = Mode.RESUME
         self._shows_qr = False
         self._ever_open = False
+        self._was_outdated = False
         self._streak = Streak()
         self._turn: float | None = None
         self._version = (0, 0, 0)
@@ -341,6 +342,7 @@ class SalonRunner:
         if ref is None:
             return
         self._mode = Mode.RESUME
+        self._was_outdated = work.status == Status.OUTDATED
         first = attempt is not None and attempt.stage == Stage.FINISHING
         self._ever_open = not first
         self._work(ref, self._run_resume(ref, first=first))
@@ -451,6 +453,9 @@ class SalonRunner:
             self.attempt_id = None
             self.is_open = self._ever_open = True
             self._streak.opened()
+            if self._was_outdated:
+                self._was_outdated = False
+                await self._host.web.on_accepted()
         else:
             self.post(Look())
 

@@ -25,17 +25,22 @@ class Streak:
     def ended_open(self) -> bool:
         """An open connection ended: what was before it counts no more.
 
-        What counts is how often that was so soon: one that opens only to be cut has to
+        What counts is how often that was at once: one that opens only to be cut has to
         slow down as well as one that does not open.
 
         Returns:
             Whether it lasted, and all is forgiven.
         """
-        if self._now() - self._opened_at < policy.STABLE_SECONDS:
+        open_for = self._now() - self._opened_at
+        if open_for < policy.CUT_SECONDS:
             self.failures = self._cuts
             self._cuts += 1
             return False
-        self.failures = self.bad_sessions = self._restarts = self._cuts = 0
+        self.failures = 0
+        self._cuts //= 2
+        if open_for < policy.STABLE_SECONDS:
+            return False
+        self.bad_sessions = self._restarts = self._cuts = 0
         return True
 
     def may_restart(self) -> bool:

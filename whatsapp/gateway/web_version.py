@@ -76,6 +76,14 @@ class WebVersions:
         """Take up what another gateway has fetched, or this one in an earlier life."""
         self._take_up(await self._services(web_version.stored))
 
+    async def probe(self) -> None:
+        """Let one outdated salon try whether WhatsApp takes our version again."""
+        await self._services(web_version.probe)
+
+    async def on_accepted(self) -> None:
+        """A salon that was outdated is open: let all the others try, too."""
+        await self._services(web_version.retry_outdated)
+
     async def on_refused(self, version: Version, salon_pk: int | None = None) -> None:
         """See to it that somebody fetches a newer version, unless there is one already.
 

@@ -11,12 +11,15 @@ from django.db.models import Q
 from django.db.models.functions import Now
 
 from whatsapp import events
-from whatsapp.models import WebVersion
+from whatsapp.models import WebVersion, WhatsAppSession
 
 Version: TypeAlias = tuple[int, int, int]
 
 REFRESH_SECONDS = 600.0
 """WhatsApp is not asked for its version more often, however many salons it refuses."""
+
+PROBE_SECONDS = 60.0
+"""So often one outdated salon is tried, for all."""
 
 _THREE_NUMBERS = re.compile(r"(\d{1,10})\.(\d{1,10})\.(\d{1,10})", re.ASCII)
 
@@ -94,6 +97,28 @@ def record_failed(error: str) -> None:
     """Keep why there is no newer version, for who looks into the table."""
     limit = WebVersion._meta.get_field("error").max_length
     WebVersion.objects.update(error=error[:limit])
+
+
+def probe() -> bool:
+    """Make one outdated salon due, once a minute over all gateways.
+
+    If WhatsApp takes it, all others follow (:func:`retry_outdated`): nobody waits ten
+    minutes for a refusal that is over, or for a version that an operator has set.
+
+    Returns:
+        Whether one is due now.
+    """
+    outdated = WhatsAppSession.objects.filter(
+        status=WhatsAppSession.Status.OUTDATED, wanted=True, retry_at__gt=Now()
+    )
+    if not outdated.exists():
+        return False
+    due = Q(probed_at__lte=Now() - timedelta(seconds=PROBE_SECONDS))
+    WebVersion.objects.bulk_create([WebVersion()], ignore_conflicts=True)
+    if not WebVersion.objects.filter(due).update(probed_at=Now()):
+        return False
+    pk = outdated.order_by("retry_at").values_list("salon_id", flat=True).first()
+    return bool(pk is not None and retry_outdated([pk]))
 
 
 # Ordered, so that two of these never wait for each other.

@@ -5,7 +5,7 @@ from argparse import ArgumentParser
 from typing import Any
 
 from whatsapp.management.salon_command import SalonCommand
-from whatsapp.services import reports
+from whatsapp.services import claims, reports
 from whatsapp.services.reports import SessionReport
 
 
@@ -23,7 +23,9 @@ class Command(SalonCommand):
     def handle(
         self, *_args: Any, salon: str | None, as_json: bool, **_options: Any
     ) -> None:
-        """Show them."""
+        """Show them, as they are: nobody else may be there to notice a lost gateway."""
+        claims.demote_unowned()
+        claims.demote_silent()
         found = reports.sessions(None if salon is None else self.find(salon).pk)
         if as_json:
             shown = found if salon is None else found[0]
