@@ -75,6 +75,9 @@ REDIS_URL = _text("REDIS_URL")
 EMBEDDED_DATABASE = None if DATABASE_URL else embedded.EmbeddedDatabase(VAR_DIR)
 
 
+IDLE_IN_TRANSACTION = "-c idle_in_transaction_session_timeout=10s"
+
+
 def _database() -> dict[str, Any]:
     if EMBEDDED_DATABASE:
         config: dict[str, Any] = {
@@ -91,8 +94,12 @@ def _database() -> dict[str, Any]:
     # it: only a pool outlives both, and connecting takes ten times a query.
     config["CONN_MAX_AGE"] = 0
     config["CONN_HEALTH_CHECKS"] = True
+    given = config.get("OPTIONS", {})
     config["OPTIONS"] = {
-        **config.get("OPTIONS", {}),
+        **given,
+        # A process that is stopped in a transaction must not keep its rows from the one
+        # that takes over. What the address says comes later, and wins.
+        "options": f"{IDLE_IN_TRANSACTION} {given.get('options', '')}".strip(),
         "pool": {
             "min_size": 0,
             "max_size": 20,

@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from urllib.parse import quote, urlencode
 
 import pytest
 
@@ -19,6 +20,9 @@ SECRETS = {
     "DJANGO_SECRET_KEY": "a secret of the tests, as long as it ought to be",
     "MARKETPLACE_JWT_SECRET": "another secret of the tests, just as long",
 }
+
+
+NO_TIMEOUT = "-c idle_in_transaction_session_timeout=0"
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -40,4 +44,6 @@ def _start() -> str:
     folder = Path(tempfile.mkdtemp(prefix="aiadmin-tests-"))
     # Registered first, so done last: after the database has stopped.
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return EmbeddedDatabase(folder, durable=False).connect().url
+    url = EmbeddedDatabase(folder, durable=False).connect().url
+    # A test is one transaction, and may have to wait in it.
+    return f"{url}?{urlencode({'options': NO_TIMEOUT}, quote_via=quote)}"

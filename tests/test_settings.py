@@ -59,6 +59,15 @@ def test_production_does_not_start_without_its_secrets(read, name: str):
         read(**{**PRODUCTION, name: ""})
 
 
+def test_who_stops_in_a_transaction_does_not_keep_its_rows_for_ever(read):
+    options = read(**PRODUCTION)["DATABASES"]["default"]["OPTIONS"]["options"]
+    assert options == "-c idle_in_transaction_session_timeout=10s"
+    url = f"{PRODUCTION['DATABASE_URL']}?options=-c%20work_mem%3D9MB"
+    settings = read(**{**PRODUCTION, "DATABASE_URL": url})
+    given = settings["DATABASES"]["default"]["OPTIONS"]["options"]
+    assert given == f"{options} -c work_mem=9MB"
+
+
 def test_production_uses_what_it_is_given(read, tmp_path: Path):
     settings = read(**PRODUCTION, REDIS_URL="redis://cache:6379/0")
     database = settings["DATABASES"]["default"]

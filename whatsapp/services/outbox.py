@@ -103,6 +103,7 @@ def tell(send: Callable[[Word], None]) -> bool:
         Whether there may be more.
     """
     with transaction.atomic():
+        _take_time()
         changes = _take()
         if not changes:
             return False
@@ -123,6 +124,12 @@ def tell(send: Callable[[Word], None]) -> bool:
         )
         _store(pks, flapping.values())
     return True
+
+
+def _take_time() -> None:
+    """Let this transaction wait for receivers, however long they take."""
+    with connection.cursor() as cursor:
+        cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
 
 
 def _take() -> list[_Change]:
@@ -194,6 +201,7 @@ def settle(send: Callable[[Word], None]) -> None:
     """Tell of salons that have come to rest: as safe, and as repeatable, as tell()."""
     untold = StatusChange.objects.filter(salon=OuterRef("salon"), told=False)
     with transaction.atomic():
+        _take_time()
         rows = list(
             Flapping.objects.select_for_update(skip_locked=True, of=("self",))
             .filter(changed_at__lte=Now() - timedelta(seconds=FLAPPING_SECONDS))
