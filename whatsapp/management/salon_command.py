@@ -13,6 +13,9 @@ from whatsapp.services import salons
 ACTOR = "command"
 """Who did it, in the audit."""
 
+INTERRUPTED = 130
+"""The exit code of a command that Ctrl-C has ended, as shells have it."""
+
 
 class TablesCommand(BaseCommand):
     """A command that works on our tables, and says so where they are not there yet."""

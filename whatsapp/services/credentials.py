@@ -75,11 +75,16 @@ WHERE v IS NOT NULL
 
 def stored(salon: Salon) -> StoredCreds:
     """Return what is stored for ``salon``, without reading the secrets."""
+    return stored_as(salon.session_id)
+
+
+def stored_as(company_id: str) -> StoredCreds:
+    """Return what is stored under an id, without reading the secrets."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT jsonb_typeof(creds->'account') = 'object', creds->'me'->>'id'"
             " FROM whatsapp_auth WHERE company_id = %s",
-            [salon.session_id],
+            [company_id],
         )
         row = cursor.fetchone()
     return classify(*row) if row else ABSENT
@@ -196,15 +201,23 @@ def archive(salon: Salon, reason: str) -> bool:
 
     Args:
         salon: its session row must be locked by the running transaction.
-        reason: ``replaced``, ``logged_out`` or ``refused``.
+        reason: ``replaced``, ``logged_out``, ``refused`` or ``duplicate``.
 
     Returns:
         Whether linked creds were archived; rows that no phone confirmed are deleted.
     """
-    creds = stored(salon)
+    return archive_as(salon, salon.session_id, reason)
+
+
+def archive_as(salon: Salon, company_id: str, reason: str) -> bool:
+    """Do as :func:`archive` with rows that lie under ``company_id``.
+
+    The previous service had other ids for a salon, too.
+    """
+    creds = stored_as(company_id)
     if creds.linked:
         with connection.cursor() as cursor:
-            cursor.execute(_ARCHIVE_SQL, [salon.session_id])
+            cursor.execute(_ARCHIVE_SQL, [company_id])
             (text,) = cursor.fetchone()
         payload = zlib.compress(text.encode(), level=1)
         cipher = _cipher()
@@ -216,7 +229,7 @@ def archive(salon: Salon, reason: str) -> bool:
             encrypted=cipher is not None,
             payload=cipher.encrypt(payload) if cipher else payload,
         )
-    _delete_rows(salon)
+    delete_rows_as(company_id)
     return creds.linked
 
 
@@ -329,20 +342,41 @@ def clear_expiry() -> None:
         )
 
 
-def purge_archive() -> int:
-    """Delete archived creds whose time is over; return how many."""
-    deleted, _ = ArchivedCredentials.objects.filter(purge_at__lt=Now()).delete()
+PURGE_BATCH = 100
+"""An archived link has about a megabyte."""
+
+
+def purge_archive(*, dry_run: bool = False) -> int:
+    """Delete archived creds whose time is over, a batch at a time.
+
+    Args:
+        dry_run: delete nothing.
+
+    Returns:
+        How many went, or would go.
+    """
+    over = ArchivedCredentials.objects.filter(purge_at__lt=Now())
+    if dry_run:
+        return over.count()
+    deleted = 0
+    while pks := list(over.values_list("pk", flat=True)[:PURGE_BATCH]):
+        deleted += ArchivedCredentials.objects.filter(pk__in=pks).delete()[0]
     return deleted
 
 
-def _delete_rows(salon: Salon) -> None:
+def delete_rows_as(company_id: str) -> int:
+    """Delete creds and keys that lie under an id; return how many keys.
+
+    If it is a salon's, its session row must be locked by the running transaction.
+    """
     with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute(
-            "DELETE FROM whatsapp_auth WHERE company_id = %s", [salon.session_id]
-        )
-        cursor.execute(
-            "DELETE FROM whatsapp_keys WHERE company_id = %s", [salon.session_id]
-        )
+        cursor.execute("DELETE FROM whatsapp_auth WHERE company_id = %s", [company_id])
+        cursor.execute("DELETE FROM whatsapp_keys WHERE company_id = %s", [company_id])
+        return int(cursor.rowcount)
+
+
+def _delete_rows(salon: Salon) -> None:
+    delete_rows_as(salon.session_id)
 
 
 def _cipher() -> MultiFernet | None:

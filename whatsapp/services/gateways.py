@@ -5,6 +5,7 @@ and for what cannot be seen in a lock; no clock of a node decides anything.
 """
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 from django.db import connection
 from django.db.models.functions import Now
@@ -76,13 +77,16 @@ def leave(gateway_id: int) -> None:
     Gateway.objects.filter(pk=gateway_id).delete()
 
 
-def purge() -> int:
-    """Forget gateways that were lost a while ago; return how many."""
-    living = [share.id for share in shares()]
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "DELETE FROM whatsapp_gateway WHERE NOT id = ANY(%s)"
-            " AND seen_at < now() - make_interval(days => %s)",
-            [living, KEPT_DAYS],
-        )
-        return int(cursor.rowcount)
+def purge(*, dry_run: bool = False) -> int:
+    """Forget gateways that were lost a while ago.
+
+    Args:
+        dry_run: forget none.
+
+    Returns:
+        How many were forgotten, or would be.
+    """
+    lost = Gateway.objects.filter(
+        seen_at__lt=Now() - timedelta(days=KEPT_DAYS)
+    ).exclude(pk__in=[share.id for share in shares()])
+    return lost.count() if dry_run else lost.delete()[0]

@@ -133,16 +133,22 @@ def prune_orphans(*, dry_run: bool = False) -> dict[str, int]:
     Returns:
         How many went, or would go, by type of key.
     """
-    with connection.cursor() as cursor:
-        cursor.execute(_ORPHANED)
-        pks = [row[0] for row in cursor.fetchall()]
     total: Counter[str] = Counter()
-    for salon in Salon.objects.filter(pk__in=pks):
-        total.update(_orphans_of(salon, dry_run=dry_run))
+    for salon in orphaned():
+        total.update(prune_orphans_of(salon, dry_run=dry_run))
     return dict(total)
 
 
-def _orphans_of(salon: Salon, *, dry_run: bool) -> Counter[str]:
+def orphaned() -> list[Salon]:
+    """Return the salons that have keys and no creds."""
+    with connection.cursor() as cursor:
+        cursor.execute(_ORPHANED)
+        pks = [row[0] for row in cursor.fetchall()]
+    return list(Salon.objects.filter(pk__in=pks).order_by("pk"))
+
+
+def prune_orphans_of(salon: Salon, *, dry_run: bool = False) -> Counter[str]:
+    """Do as :func:`prune_orphans` with one salon."""
     # Who stores new creds, with new keys, holds the session's row; once it is ours,
     # the next statement sees what he has stored.
     with sessions.locked(salon), connection.cursor() as cursor:
@@ -224,11 +230,8 @@ def count() -> list[Growth]:
             return []
         cursor.execute(_COUNT)
         cursor.execute(_FORGET, [KEEP_DAYS])
-        cursor.execute(
-            _GROWN, {"days": GROWN_DAYS, "factor": GROWN_FACTOR, "rows": GROWN_ROWS}
-        )
-        grown = [_growth(*row) for row in cursor.fetchall()]
-    for one in grown:
+    found = grown()
+    for one in found:
         logger.error(
             "company_%d has %d keys, %d days ago it had %d (%s): see Growth in"
             " docs/operations.md",
@@ -239,7 +242,16 @@ def count() -> list[Growth]:
             one,
             extra={"operation": "key_growth", "salon_id": one.salon_id},
         )
-    return grown
+    return found
+
+
+def grown() -> list[Growth]:
+    """Return who has grown too much, by today's count; none before there is one."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            _GROWN, {"days": GROWN_DAYS, "factor": GROWN_FACTOR, "rows": GROWN_ROWS}
+        )
+        return [_growth(*row) for row in cursor.fetchall()]
 
 
 def _growth(

@@ -97,11 +97,24 @@ def page(salon: Salon, older_than: str = "", size: int = PAGE_SIZE) -> Page:
     return Page([_entry(*row) for row in rows[:size]], older)
 
 
-def purge() -> int:
-    """Delete changes of status that are older than KEEP_DAYS; return how many."""
-    deleted, _models = StatusChange.objects.filter(
-        at__lt=Now() - timedelta(days=KEEP_DAYS)
-    ).delete()
+PURGE_BATCH = 5000
+
+
+def purge(*, dry_run: bool = False) -> int:
+    """Delete changes of status that are older than KEEP_DAYS, a batch at a time.
+
+    Args:
+        dry_run: delete nothing.
+
+    Returns:
+        How many went, or would go.
+    """
+    old = StatusChange.objects.filter(at__lt=Now() - timedelta(days=KEEP_DAYS))
+    if dry_run:
+        return old.count()
+    deleted = 0
+    while pks := list(old.values_list("pk", flat=True)[:PURGE_BATCH]):
+        deleted += StatusChange.objects.filter(pk__in=pks).delete()[0]
     return deleted
 
 
