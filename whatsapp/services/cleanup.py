@@ -86,13 +86,13 @@ ORDER BY auth.company_id
 """
 
 
-def _not_confirmed(*, of_salons: bool) -> dict[str, tuple[int | None, int]]:
+def _not_confirmed(*, of_salons: bool) -> dict[str, tuple[int, int]]:
     """Return the ids with half-paired creds: the salon's key, and how many rows."""
     with connection.cursor() as cursor:
         cursor.execute(_HALF_PAIRED)
         rows = cursor.fetchall()
     return {
-        company_id: (pk, keys + 1)
+        company_id: (pk or 0, keys + 1)
         for company_id, pk, account, me, keys in rows
         if (pk is not None) is of_salons
         and credentials.classify(account, me).state is CredsState.HALF_PAIRED

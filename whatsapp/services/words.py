@@ -41,6 +41,7 @@ _REASONS: dict[str, Promise] = {
 _ARCHIVED: dict[str, Promise] = {
     "replaced": _("another phone was linked, or the same one anew"),
     "logged_out": _("the phone removed this device from its linked devices"),
+    "duplicate": _("the previous service had a newer link of the same salon"),
 }
 
 _ACTIONS: dict[str, Promise] = {
@@ -61,6 +62,7 @@ _ACTIONS: dict[str, Promise] = {
     "staff_changed": _("Changed a role"),
     "staff_granted": _("Gave a role"),
     "staff_revoked": _("Took a role away"),
+    "taken_over": _("Taken over from the previous service"),
     "user_created": _("Added a user"),
     "user_edited": _("Edited a user"),
     "user_password": _("Set a password"),
