@@ -1,5 +1,6 @@
 """Every measurement, one after the other: ``make bench``."""
 
-from benchmarks import time_to_code
+from benchmarks import takeover, time_to_code
 
 time_to_code.main()
+takeover.main()
