@@ -5,12 +5,13 @@
  * again only after 515, as every user of Baileys must.
  *
  * In:  {"client": "a", "do": "connect", "url": ...} · code · qr · end · logout · send
+ *      · dump · load
  * Out: {"client": "a", "event": "qr" | "open" | "close" | "code" | "creds" | ...}
  */
 import { createInterface } from 'node:readline'
 import * as baileys from '../../whatsapp/engine/node/node_modules/@whiskeysockets/baileys/lib/index.js'
 
-const { makeWASocket, initAuthCreds, Browsers } = baileys
+const { makeWASocket, initAuthCreds, Browsers, BufferJSON, proto } = baileys
 
 console.info = console.warn = console.log = () => {}
 /** @type {any} */
@@ -23,6 +24,12 @@ const clients = new Map()
 
 /** @param {object} event */
 const tell = event => process.stdout.write(`${JSON.stringify(event)}\n`)
+
+/** @param {string} key @param {any} value */
+const revive = (key, value) =>
+  value?.type === 'Buffer' && Array.isArray(value.data)
+    ? Buffer.from(value.data)
+    : BufferJSON.reviver(key, value)
 
 class Client {
   creds = initAuthCreds()
@@ -111,6 +118,28 @@ class Client {
 
 /** @type {Record<string, (client: Client, command: any) => unknown>} */
 const COMMANDS = {
+  // As the previous service wrote its rows: Buffers as arrays, Uint8Arrays by index.
+  dump: client => {
+    const keys = [...client.keys].map(([name, value]) => {
+      const at = name.indexOf('/')
+      return [name.slice(0, at), name.slice(at + 1), JSON.stringify(value)]
+    })
+    client.tell({ event: 'dump', creds: JSON.stringify(client.creds), keys })
+  },
+  // As Baileys' own file store reads, and arrays of bytes, too, as the previous service.
+  load: (client, { creds, keys }) => {
+    client.creds = JSON.parse(creds, revive)
+    client.keys.clear()
+    for (const [type, id, text] of keys) {
+      const value = JSON.parse(text, revive)
+      const isSyncKey = type === 'app-state-sync-key'
+      client.keys.set(
+        `${type}/${id}`,
+        isSyncKey ? proto.Message.AppStateSyncKeyData.fromObject(value) : value,
+      )
+    }
+    client.tell({ event: 'loaded' })
+  },
   connect: (client, command) => client.connect(command),
   code: async (client, { phone }) => {
     client.tell({ event: 'code', code: await client.sock.requestPairingCode(phone) })
