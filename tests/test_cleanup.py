@@ -16,6 +16,7 @@ from whatsapp.models import (
     ArchivedCredentials,
     AuditEvent,
     Gateway,
+    PairingAttempt,
     Salon,
     StatusChange,
     WhatsAppAuth,
@@ -149,6 +150,19 @@ def test_half_paired_creds_that_somebody_uses_stay():
     for salon in (owned, asking):
         factories.store_creds(salon, factories.make_creds(linked=False), keys={})
     assert _run() == "There is nothing to delete.\n"
+    assert len(_ids()[0]) == 2
+
+
+def test_half_paired_creds_that_somebody_begins_to_use_stay():
+    owned, asking = factories.make_salon(), factories.make_salon()
+    for salon in (owned, asking):
+        factories.store_creds(salon, factories.make_creds(linked=False), keys={})
+    (kind,) = (one for one in cleanup.kinds() if one.rows)
+    factories.claim(owned)
+    PairingAttempt.objects.create(
+        salon=asking, kind="qr", deadline=Now() + timedelta(minutes=1)
+    )
+    assert list(kind.delete("command")) == []
     assert len(_ids()[0]) == 2
 
 
