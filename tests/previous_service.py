@@ -122,7 +122,7 @@ def leave(salons: int, keys: int, first: int = 1) -> Left:
         own, old = f"company_{number}", str(number)
         later = LONG_AGO + timedelta(days=1)
         # id, linked or not (None: no creds), when
-        rows: list[tuple[str, bool | None, datetime]] = {
+        kinds: dict[int, list[tuple[str, bool | None, datetime]]] = {
             0: [(own, True, LONG_AGO)],
             1: [(old, True, LONG_AGO)],
             2: [(own, True, LONG_AGO), (old, True, later)],
@@ -133,7 +133,8 @@ def leave(salons: int, keys: int, first: int = 1) -> Left:
             7: [(old, None, LONG_AGO)],
             8: [(own, True, LONG_AGO), (old, None, later)],
             9: [(own, True, LONG_AGO)],
-        }[number % 10]
+        }
+        rows = kinds[number % 10]
         for company_id, is_linked, at in rows:
             if is_linked is not None:
                 value = creds(phone, linked=is_linked, form=form)

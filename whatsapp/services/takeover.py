@@ -26,7 +26,6 @@ from whatsapp.services.credentials import CredsState, StoredCreds
 
 Status = WhatsAppSession.Status
 
-ACTION = "taken_over"
 DUPLICATE = "duplicate"
 
 RECENT_MINUTES = 10
@@ -264,7 +263,7 @@ SELECT salon.salon_id, salon.title,
        OR EXISTS (SELECT FROM whatsapp_pairingattempt a
                   WHERE a.salon_id = salon.id AND a.finished_at IS NULL),
        EXISTS (SELECT FROM whatsapp_auditevent e
-               WHERE e.salon_id = salon.id AND e.action = %s
+               WHERE e.salon_id = salon.id AND e.action = 'taken_over'
                  AND e.detail @> '{"stopped": true}')
 FROM whatsapp_salon salon
 LEFT JOIN whatsapp_whatsappsession s ON s.salon_id = salon.id
@@ -275,7 +274,7 @@ WHERE salon.salon_id = ANY(%s)
 def _cases(by_salon: dict[int, list[Row]]) -> list[Case]:
     companies = _companies()
     with connection.cursor() as cursor:
-        cursor.execute(_KNOWN, [ACTION, list(by_salon)])
+        cursor.execute(_KNOWN, [list(by_salon)])
         known = {row[0]: row[1:] for row in cursor.fetchall()}
     cases = []
     for number, rows in sorted(by_salon.items()):
@@ -394,9 +393,8 @@ def carry_out(case: Case, actor: str) -> Outcome:
                 Salon.objects.filter(pk=salon.pk).update(title=case.title)
             if case.stop:
                 done["stopped"] = True
-            audit.record(
-                salon.pk, actor, ACTION, phone=mask_phone(session.phone), **done
-            )
+            done["phone"] = mask_phone(session.phone)
+            audit.record(salon.pk, actor, "taken_over", **done)
     return Outcome.DONE
 
 
