@@ -58,7 +58,9 @@ class Operator:
 
     def _run(self, words: tuple[str, ...]) -> None:
         try:
-            call_command("whatsapp_pair", *words, stdout=self.out, no_color=True)
+            # Whatever goes wrong: no thread waits for ever.
+            patient = ("whatsapp_pair", "--wait", str(PATIENCE))
+            call_command(*patient, *words, stdout=self.out, no_color=True)
         finally:
             connections.close_all()
 
