@@ -132,12 +132,19 @@ class Cell:
         )
 
     async def enter(self, name: str, data: Data) -> None:
-        """Play the phone: enter the code, or scan the QR, and wait for "connected"."""
-        if name == "pairing-code":
-            result = await asyncio.to_thread(self.salon.phone.enter_code, data["code"])
-        else:
-            result = await asyncio.to_thread(self.salon.phone.scan, data["qr"])
+        """Play the phone: enter the code, or scan the QR."""
+        result = await self._play_phone(name, data)
         assert result["ok"], (result, self.page.summary())
+
+    async def is_taken(self, name: str) -> bool:
+        """Play the phone with what was shown last; say whether WhatsApp takes it."""
+        shown = [data for event, data in self.page.said if event == name]
+        return bool((await self._play_phone(name, shown[-1]))["ok"])
+
+    async def _play_phone(self, name: str, data: Data) -> Data:
+        if name == "pairing-code":
+            return await asyncio.to_thread(self.salon.phone.enter_code, data["code"])
+        return await asyncio.to_thread(self.salon.phone.scan, data["qr"])
 
     async def finish(self) -> str:
         """From the answer to "connected", as a person would; or the error's code."""
@@ -272,8 +279,16 @@ async def dropped_before_answer(cell: Cell) -> str:
     return outcome
 
 
-def while_shown(action: Callable[[Cell], object], *, loses_code: bool = True) -> Play:
-    """Something ends while the code or QR is on the screen."""
+def while_shown(
+    action: Callable[[Cell], object], *, loses_code: bool = True, is_kept: bool = False
+) -> Play:
+    """Something ends while the code or QR is on the screen.
+
+    Args:
+        action: what happens.
+        loses_code: a code that is lost with it is said to be.
+        is_kept: it need not be lost at all; where it is, that is said as well.
+    """
 
     async def play(cell: Cell) -> str:
         name, data = await cell.shown()
@@ -281,6 +296,9 @@ def while_shown(action: Callable[[Cell], object], *, loses_code: bool = True) ->
         await cell.group.together(lambda: action(cell))
         if name in ("whatsapp-connected", "pairing-code-error"):
             return "connected" if name == "whatsapp-connected" else data["code"]
+        if is_kept and await cell.is_taken(name):
+            await cell.page.event("whatsapp-connected", since=cell.mark)
+            return "connected"
         if name == "pairing-code" and loses_code:
             _, data = await cell.page.event("pairing-code-error", since=cell.mark)
             assert data["code"] == "CODE_EXPIRED", data
@@ -432,7 +450,9 @@ FAULTS: dict[str, Play] = {
     "code ↔ QR": switch,
     "reset in the middle": reset_in_the_middle,
     "Node killed": while_shown(lambda cell: cell.world.kill_node()),
-    "database restarted": while_shown(lambda cell: cell.world.restart_database()),
+    "database restarted": while_shown(
+        lambda cell: cell.world.restart_database(), is_kept=True
+    ),
 }
 QUICK_STATES = ["absent", "half-paired, other phone", "linked, other phone, open"]
 

@@ -42,6 +42,10 @@ class Services:
         """End the threads, each after the call that it is at."""
         self._threads.shutdown(wait=False)
 
+    def wait(self) -> None:
+        """Wait for what the threads of closed services are still at."""
+        self._threads.shutdown(wait=True)
+
 
 def _with_own_connection(
     service: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -177,11 +177,20 @@ FROM free WHERE s.salon_id = free.salon_id RETURNING s.salon_id
 """
 
 
-def demote_unowned() -> list[int]:
+def forget_owners() -> None:
+    """Note that no gateway of before is alive: the database has just begun, with us."""
+    WhatsAppSession.objects.exclude(owner="").update(owner="")
+
+
+def demote_unowned(grace: float | None = None) -> list[int]:
     """Take back the word "connected" where no gateway stands behind it any more.
 
     A gateway's locks end with it, and so do its sockets; without this the status
     would go on promising what died with it. Any process may call it.
+
+    Args:
+        grace: seconds since the start of the database in which its owners may still
+            come back; None: GRACE_SECONDS.
 
     Returns:
         The primary keys of the salons that it concerned.
@@ -189,7 +198,11 @@ def demote_unowned() -> list[int]:
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(
             _UNOWNED_SQL,
-            {"lock_class": LOCK_CLASS, "grace": GRACE_SECONDS, "left": LEFT_SECONDS},
+            {
+                "lock_class": LOCK_CLASS,
+                "grace": GRACE_SECONDS if grace is None else grace,
+                "left": LEFT_SECONDS,
+            },
         )
         unowned = cursor.fetchall()
         if not unowned:

@@ -71,7 +71,11 @@ class Command(BaseCommand):
                 _allow(options["host"])
             self._migrate(allowed=bool(embedded) or options["migrate"])
             # No page shall hear "connected" of a link that ended with the last run.
-            claims.demote_unowned()
+            if embedded:
+                claims.forget_owners()
+                claims.demote_unowned(grace=0)
+            else:
+                claims.demote_unowned()
             steps = self._first_steps(url) if embedded else []
             connections.close_all()
             server = PageServer(listener, gateway=not options["no_gateway"])
