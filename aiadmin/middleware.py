@@ -27,7 +27,11 @@ ADMIN_POLICY = {
     "style-src": "'self' 'unsafe-inline'",
 }
 EMBEDDABLE = "/marketplace/"
-ADMIN = "/admin/"
+POLICIES = {
+    "/admin/": ADMIN_POLICY,
+    # Swagger UI sets styles by attributes.
+    "/api/v1/docs": {**POLICY, "style-src": "'self' 'unsafe-inline'"},
+}
 
 
 class ContentSecurityPolicyMiddleware:
@@ -46,7 +50,10 @@ class ContentSecurityPolicyMiddleware:
             # Says less than frame-ancestors and would forbid all of it.
             response.headers.pop("X-Frame-Options", None)
             response.headers["Vary"] = _with_referer(response.headers.get("Vary"))
-        policy = ADMIN_POLICY if request.path.startswith(ADMIN) else POLICY
+        policy = next(
+            (POLICIES[part] for part in POLICIES if request.path.startswith(part)),
+            POLICY,
+        )
         policy = {**policy, "connect-src": _sockets(request), "frame-ancestors": frames}
         response.headers.setdefault(
             "Content-Security-Policy",

@@ -45,6 +45,7 @@ def _remove_key(match: re.Match[str]) -> str:
 # In this order: what is inside another secret must not hide the other.
 RULES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     (re.compile(r"eyJ[\w-]{5,}\.[\w-]+(\.[\w-]*)?"), "[token]"),
+    (re.compile(r"\bwak_[a-z0-9]{10}_[\w-]+"), "[token]"),
     (re.compile(r"(?i)\b(bearer|basic)[ .]+[^\s\"',;]+"), r"\1 [token]"),
     (re.compile(r"\b\d@[\w+/=-]{6,}(,[\w+/=-]*)+"), "[qr]"),
     (re.compile(r"(://[^\s/:@]*):[^\s@]+@"), r"\1:[password]@"),

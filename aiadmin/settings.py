@@ -190,17 +190,17 @@ CREDENTIAL_ENCRYPTION_KEYS = _list("CREDENTIAL_ENCRYPTION_KEYS")
 NODE_BINARY = _text("NODE_BINARY") or embedded.node_binary()
 
 
-def _pairing_budget(text: str) -> tuple[int, int]:
-    """Read "attempts/seconds"."""
-    match = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", text)
+def _rate(name: str, default: str) -> tuple[int, int]:
+    """Read "times/seconds"."""
+    text = _text(name, default)
+    match = re.fullmatch(r"([1-9]\d{0,8})/([1-9]\d{0,8})", text, re.ASCII)
     if not match:
-        raise ImproperlyConfigured(
-            f"WHATSAPP_PAIRING_BUDGET must look like 10/3600, not {text!r}."
-        )
+        raise ImproperlyConfigured(f"{name} must look like {default}, not {text!r}.")
     return int(match[1]), int(match[2])
 
 
-WHATSAPP_PAIRING_BUDGET = _pairing_budget(_text("WHATSAPP_PAIRING_BUDGET", "10/3600"))
+WHATSAPP_PAIRING_BUDGET = _rate("WHATSAPP_PAIRING_BUDGET", "10/3600")
+WHATSAPP_API_RATE = _rate("WHATSAPP_API_RATE", "120/60")
 
 # --- Django ------------------------------------------------------------------
 
@@ -217,6 +217,8 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.staticfiles",
     "channels",
+    # For the files of its documentation page, which else come from strangers' servers.
+    "ninja",
     "whatsapp",
 ]
 

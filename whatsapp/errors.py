@@ -33,6 +33,11 @@ class ErrorCode(StrEnum):
     UNKNOWN_EVENT = "UNKNOWN_EVENT"
     UNAUTHORIZED = "UNAUTHORIZED"
     FORBIDDEN = "FORBIDDEN"
+    NOT_FOUND = "NOT_FOUND"
+    METHOD_NOT_ALLOWED = "METHOD_NOT_ALLOWED"
+    INVALID_REQUEST = "INVALID_REQUEST"
+    IDEMPOTENCY_KEY_REUSED = "IDEMPOTENCY_KEY_REUSED"
+    TOO_MANY_REQUESTS = "TOO_MANY_REQUESTS"
     INTERNAL = "INTERNAL"
 
 
@@ -124,6 +129,19 @@ CATALOGUE: dict[ErrorCode, Entry] = {
         401,
     ),
     ErrorCode.FORBIDDEN: Entry(_("This page may not be used from here."), 403),
+    ErrorCode.NOT_FOUND: Entry(_("There is nothing here, or not for this key."), 404),
+    ErrorCode.METHOD_NOT_ALLOWED: Entry(
+        _("This address does not know this method."), 405
+    ),
+    ErrorCode.INVALID_REQUEST: Entry(
+        _("Some values of the request are not what is expected here."), 422
+    ),
+    ErrorCode.IDEMPOTENCY_KEY_REUSED: Entry(
+        _("This Idempotency-Key was used for another request."), 422
+    ),
+    ErrorCode.TOO_MANY_REQUESTS: Entry(
+        _("Too many requests with this key. Wait and ask again."), 429
+    ),
     ErrorCode.INTERNAL: Entry(
         _("Something went wrong on our side. We have been told; try again."), 500
     ),

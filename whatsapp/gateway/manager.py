@@ -38,6 +38,7 @@ from whatsapp.gateway.runner import SalonRunner
 from whatsapp.gateway.teller import Teller
 from whatsapp.gateway.web_version import WebVersions
 from whatsapp.services import (
+    api_answers,
     attempts,
     claims,
     credentials,
@@ -369,6 +370,7 @@ class SessionManager:
                 await self.services(credentials.clear_expiry)
                 await self.services(credentials.purge_archive)
                 await self.services(timeline.purge)
+                await self.services(api_answers.purge)
                 await self.services(gateways.purge)
                 if layer is not None and self._channel:
                     # The in-memory layer forgets members of a group after a day.

@@ -4,6 +4,7 @@ import re
 
 from django.conf import settings
 from django.db import connection, transaction
+from django.db.models import QuerySet
 
 from whatsapp.models import Salon, WhatsAppSession
 from whatsapp.phones import normalize_phone
@@ -77,8 +78,12 @@ def update(
     return changed
 
 
-def find(name: str) -> Salon:
+def find(name: str, among: QuerySet[Salon] | None = None) -> Salon:
     """Return the salon called ``name``: its salon id, or ``company_<salon id>``.
+
+    Args:
+        name: as somebody wrote it.
+        among: the salons that whoever asks may see; None: all.
 
     Raises:
         Salon.DoesNotExist: there is none.
@@ -87,7 +92,8 @@ def find(name: str) -> Salon:
     if not match:
         raise Salon.DoesNotExist(f"{name!r} is not a salon id.")
     try:
-        return Salon.objects.get(salon_id=int(match.group(1)))
+        found = Salon.objects.all() if among is None else among
+        return found.get(salon_id=int(match.group(1)))
     except Salon.DoesNotExist:
         raise Salon.DoesNotExist(f"There is no salon {name}.") from None
 

@@ -30,6 +30,10 @@ class Entry:
     why: str
     status: str = ""
     """The new status, for its colour; empty if it is not about one."""
+    name: str = ""
+    """What, for programs: the audit's action, the attempt's stage, the new status."""
+    reason: str = ""
+    """Why, for programs: an error code or a reason; of the audit, empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +141,17 @@ def _entry(at: datetime, source: int, _pk: int, who: str, text: str) -> Entry:
     data: dict[str, Any] = json.loads(text)
     if source == 0:
         what, why = words.action(data["action"]), words.detail(data["detail"])
-        return Entry(at, "audit", words.actor(who), what, why)
+        return Entry(at, "audit", words.actor(who), what, why, name=data["action"])
     if source == 1:
-        return Entry(at, "attempt", words.actor(who), _attempt(data), _outcome(data))
+        return Entry(
+            at,
+            "attempt",
+            words.actor(who),
+            _attempt(data),
+            _outcome(data),
+            name=data["stage"],
+            reason=data["error"],
+        )
     return Entry(
         at,
         "status",
@@ -147,6 +159,8 @@ def _entry(at: datetime, source: int, _pk: int, who: str, text: str) -> Entry:
         f"{words.status(data['before'])} → {words.status(data['status'])}",
         _status_reason(data),
         data["status"],
+        name=data["status"],
+        reason=data["reason"],
     )
 
 

@@ -7,7 +7,7 @@ from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
 from whatsapp.errors import ErrorCode, message_of
-from whatsapp.models import Membership, PairingAttempt, Salon, WhatsAppSession
+from whatsapp.models import ApiKey, Membership, PairingAttempt, Salon, WhatsAppSession
 
 _REASONS: dict[str, Promise] = {
     "gateway_lost": _("the gateway that ran it is gone"),
@@ -49,6 +49,8 @@ _ACTIONS: dict[str, Promise] = {
     "bulk_reconnect": _("Connected several salons anew at once"),
     "connect": _("Asked to connect"),
     "disconnect": _("Stopped the connection"),
+    "key_created": _("Made an API key"),
+    "key_revoked": _("Revoked an API key"),
     "link_issued": _("Issued a link to the linking page"),
     "link_refused": _("WhatsApp refused the new link; the former one is back"),
     "linked": _("A phone was linked"),
@@ -122,6 +124,8 @@ def actor(name: str) -> str:
     """Return who, for an ``actor`` of the audit."""
     if name.startswith("user:"):
         return name.removeprefix("user:")
+    if name.startswith("key:"):
+        return _("program {name}").format(name=name.removeprefix("key:"))
     return str(_ACTORS.get(name, name))
 
 
@@ -143,6 +147,11 @@ def stage(value: str) -> str:
 def role(value: str) -> str:
     """Return a role in words."""
     return str(dict(Membership.ROLES).get(value, value))
+
+
+def scope(value: str) -> str:
+    """Return what a key is for, in words."""
+    return str(dict(ApiKey.SCOPES).get(value, value))
 
 
 def duration(seconds: float) -> str:
@@ -182,6 +191,8 @@ _DETAILS: dict[str, Callable[[dict[str, Any]], str]] = {
     "phone": lambda values: str(values["phone"]),
     "new_phone": _phones,
     "user": lambda values: str(values["user"]),
+    "program": lambda values: str(values["program"]),
+    "scopes": lambda values: ", ".join(scope(name) for name in values["scopes"]),
     "role": _role,
     "fields": lambda values: ", ".join(_field(name) for name in values["fields"]),
     "lifetime": lambda values: _("valid for {time}").format(
