@@ -720,7 +720,7 @@ class ApiAnswer(models.Model):
         max_length=64, help_text="SHA-256 of method, path and body."
     )
     status = models.SmallIntegerField()
-    body = models.JSONField()
+    body = models.TextField(help_text="JSON, to the letter as it was answered.")
     at = models.DateTimeField(db_default=Now(), db_index=True)
 
     class Meta:

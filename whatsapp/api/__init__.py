@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from django.urls import URLPattern, re_path
+from django.urls import URLPattern, URLResolver, re_path
 from ninja import NinjaAPI
 
 from whatsapp.api import attempts, credentials, history, problems, sessions
@@ -51,10 +51,11 @@ for router in (
     api.add_router("", router)
 
 
-def _urls() -> tuple[list[URLPattern], str, str]:
+def _urls() -> tuple[list[URLPattern | URLResolver], str, str]:
     patterns, app, namespace = api.urls
     for pattern in patterns:
-        pattern.callback = problems.answering(pattern.callback)
+        if isinstance(pattern, URLPattern) and pattern.callback is not None:
+            pattern.callback = problems.answering(pattern.callback)
     # What is under no route is told as every other problem is.
     return [*patterns, re_path(r"", problems.nothing_here)], app, namespace
 

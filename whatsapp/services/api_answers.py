@@ -1,6 +1,7 @@
 """What changes over the API were answered, so that one asked for twice is done once."""
 
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -61,7 +62,7 @@ def once(
         if given is not None:
             if given.request != digest:
                 raise WhatsAppError(ErrorCode.IDEMPOTENCY_KEY_REUSED)
-            return Answer(given.status, given.body), True
+            return Answer(given.status, json.loads(given.body)), True
         if ApiAnswer.objects.filter(key=key)[MOST - 1 : MOST].exists():
             raise WhatsAppError(ErrorCode.TOO_MANY_REQUESTS, RETRY_SECONDS)
         answer = act()
@@ -71,7 +72,7 @@ def once(
                 name=name,
                 request=digest,
                 status=answer.status,
-                body=answer.body,
+                body=json.dumps(answer.body),
             )
     return answer, False
 

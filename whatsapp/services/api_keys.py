@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 BEGINNING = "wak_"
 NAME = re.compile(r"[\w.@+-]([\w .@+-]{0,98}[\w.@+-])?")
+MOST_DAYS = 3650
 _LETTERS = string.ascii_lowercase + string.digits
 _FORM = re.compile(r"wak_([a-z0-9]{10})_[\w-]{43}", re.ASCII)
 
@@ -176,7 +177,7 @@ def take_turn(key: ApiKey) -> None:
         WhatsAppError: TOO_MANY_REQUESTS, with the seconds to wait.
     """
     count, window = settings.WHATSAPP_API_RATE
-    pace = {
+    pace: dict[str, int | timedelta] = {
         "key": key.pk,
         "window": timedelta(seconds=window),
         "step": timedelta(seconds=window) / count,

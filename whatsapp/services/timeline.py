@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 from django.db import connection
 from django.db.models.functions import Now
@@ -23,8 +23,7 @@ class Entry:
     """Something that happened, in words of the active language."""
 
     at: datetime
-    source: str
-    """``audit``, ``attempt`` or ``status``."""
+    source: Literal["audit", "attempt", "status"]
     who: str
     what: str
     why: str
