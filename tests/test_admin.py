@@ -27,6 +27,7 @@ from tests.admin_world import (
     message_of,
     texts,
 )
+from tests.api_world import make_key
 from tests.factories import (
     OTHER_PHONE,
     PHONE,
@@ -42,6 +43,8 @@ from tests.factories import (
     stored_rows,
 )
 from whatsapp.models import (
+    ApiAnswer,
+    ApiKey,
     ArchivedCredentials,
     AuditEvent,
     Membership,
@@ -151,6 +154,7 @@ def theirs():
     show_code(salon)
     audit.record(salon.pk, "user:their-owner", "connect")
     make_user("staff", salon)
+    make_key(salon, name="their-program")
     return salon
 
 
@@ -162,6 +166,7 @@ def _objects_of(salon: Salon) -> dict[str, int]:
         "pairingattempt": salon.attempts.latest("id").pk,
         "auditevent": salon.audit_events.latest("id").pk,
         "user": salon.memberships.latest("id").user_id,
+        "apikey": salon.api_keys.latest("id").pk,
     }
 
 
@@ -387,6 +392,8 @@ def test_the_menu_and_the_pages_fit_the_role(who):
         ("/admin/whatsapp/membership/", Action.MANAGE_STAFF in may(who)),
         ("/admin/whatsapp/membership/add/", Action.MANAGE_STAFF in may(who)),
         ("/admin/whatsapp/salon/add/", Action.EDIT in may(who)),
+        ("/admin/whatsapp/apikey/", Action.MANAGE_KEYS in may(who)),
+        ("/admin/whatsapp/apikey/add/", Action.MANAGE_KEYS in may(who)),
         ("/admin/auth/user/", who == SUPERUSER),
         ("/admin/auth/user/add/", who == SUPERUSER),
     ):
@@ -457,8 +464,16 @@ def test_what_happened_is_read_only():
 
 def test_the_admin_has_pages_for_nothing_secret():
     registered = set(admin.site._registry)
-    assert registered == {Salon, Membership, PairingAttempt, AuditEvent, User}
+    assert registered == {
+        ApiKey,
+        AuditEvent,
+        Membership,
+        PairingAttempt,
+        Salon,
+        User,
+    }
     assert not registered & {
+        ApiAnswer,
         Group,
         WhatsAppAuth,
         WhatsAppKey,
@@ -1119,6 +1134,7 @@ def everything():
     archive = make_salon(title="Архив")
     store_creds(archive, make_creds("79005556677"))
     archived(archive)
+    make_key(salon), make_key(None)
     return [salon, waiting, scanning, archive]
 
 

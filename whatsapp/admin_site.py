@@ -193,6 +193,8 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
                 "admin:whatsapp_membership_changelist",
             )
         )
+    if Action.MANAGE_KEYS in may:
+        people.append(_item(_("API keys"), "key", "admin:whatsapp_apikey_changelist"))
     if person(request).is_superuser:
         people.append(_item(_("Users"), "person", "admin:auth_user_changelist"))
     groups: list[dict[str, Any]] = [
@@ -200,7 +202,9 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
         {"title": _("What happened"), "separator": True, "items": history},
     ]
     if people:
-        groups.append({"title": _("People"), "separator": True, "items": people})
+        groups.append(
+            {"title": _("People and programs"), "separator": True, "items": people}
+        )
     return groups
 
 

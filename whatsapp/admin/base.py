@@ -9,16 +9,17 @@ from django.http import HttpRequest
 from unfold.admin import ModelAdmin as UnfoldModelAdmin
 
 from whatsapp.admin_site import may_somewhere
-from whatsapp.models import Membership, Salon
+from whatsapp.models import ApiKey, Membership, Salon
 from whatsapp.roles import Action
 
 if TYPE_CHECKING:  # unfold is untyped; its classes are Django's, generic in stubs only
     ModelAdmin: TypeAlias = DjangoModelAdmin[Any]
     MembershipModelForm: TypeAlias = forms.ModelForm[Membership]
     SalonModelForm: TypeAlias = forms.ModelForm[Salon]
+    KeyModelForm: TypeAlias = forms.ModelForm[ApiKey]
 else:
     ModelAdmin = UnfoldModelAdmin
-    MembershipModelForm = SalonModelForm = forms.ModelForm
+    MembershipModelForm = SalonModelForm = KeyModelForm = forms.ModelForm
 
 
 class OwnRowsAdmin(ModelAdmin):

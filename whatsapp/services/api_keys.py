@@ -153,14 +153,14 @@ def authenticate(text: str) -> ApiKey | None:
 # The row that keeps the pace also says when the key was last used: one write for both.
 _TAKE_TURN = """
 UPDATE whatsapp_apikey
-SET busy_until = greatest(busy_until, statement_timestamp()) + %(step)s::interval,
+SET busy_until = greatest(busy_until, statement_timestamp()) + make_interval(secs => %(step)s),
     last_used_at = statement_timestamp()
 WHERE id = %(key)s
-  AND coalesce(busy_until, '-infinity') + %(step)s::interval
-      <= statement_timestamp() + %(window)s::interval
+  AND coalesce(busy_until, '-infinity') + make_interval(secs => %(step)s)
+      <= statement_timestamp() + make_interval(secs => %(window)s)
 """
 _WAIT = """
-SELECT extract(epoch FROM busy_until + %(step)s::interval - %(window)s::interval
+SELECT extract(epoch FROM busy_until + make_interval(secs => %(step)s) - make_interval(secs => %(window)s)
                           - statement_timestamp())::float8
 FROM whatsapp_apikey WHERE id = %(key)s
 """
@@ -177,10 +177,10 @@ def take_turn(key: ApiKey) -> None:
         WhatsAppError: TOO_MANY_REQUESTS, with the seconds to wait.
     """
     count, window = settings.WHATSAPP_API_RATE
-    pace: dict[str, int | timedelta] = {
+    pace: dict[str, float] = {
         "key": key.pk,
-        "window": timedelta(seconds=window),
-        "step": timedelta(seconds=window) / count,
+        "window": window,
+        "step": window / count,
     }
     with connection.cursor() as cursor:
         cursor.execute(_TAKE_TURN, pace)
