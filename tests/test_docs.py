@@ -10,12 +10,15 @@ from pathlib import Path
 import pytest
 from django.core.management import get_commands
 
+from whatsapp.api import api
 from whatsapp.errors import ErrorCode
 from whatsapp.models import WhatsAppSession
+from whatsapp.roles import Scope
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 DOCUMENTS = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+API = DOCS / "api.md"
 REGRESSIONS = DOCS / "regressions.md"
 
 CATALOGUE = {"K": 47, "S": 28, "P": 41}
@@ -31,6 +34,7 @@ SECRETS = [
     r"\bgh[pousr]_" r"\w{30,}",
     r"https://[0-9a-f]{32}@",
     r"\bsk_" r"live_\w+",
+    r"\bwak_" r"[a-z0-9]{10}_[\w-]{43}",
 ]
 
 
@@ -112,6 +116,28 @@ def test_every_status_is_in_the_documents():
     statuses = set(WhatsAppSession.Status.values)
     assert missing(statuses, DOCS / "architecture.md") == set()
     assert missing(statuses, DOCS / "operations.md") == set()
+
+
+def api_routes() -> set[str]:
+    schema = api.get_openapi_schema()
+    return {
+        f"{method.upper()} {path}"
+        for path, methods in schema["paths"].items()
+        for method in methods
+    }
+
+
+def test_the_routes_in_the_documents_are_those_of_the_api():
+    named = set(re.findall(r"^\| `([A-Z]+ /api/v1/[^`]*)`", API.read_text(), re.M))
+    assert len(named) > 8
+    assert named == api_routes()
+
+
+def test_every_scope_and_field_of_a_problem_is_in_the_documents():
+    problem = api.get_openapi_schema()["components"]["schemas"]["Problem"]
+    assert len(problem["properties"]) > 5
+    names = {*Scope, *problem["properties"]}
+    assert missing(names, API) == set()
 
 
 # --- and nothing that there is not ----------------------------------------------------

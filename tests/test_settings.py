@@ -107,6 +107,7 @@ def test_numbers_have_defaults_and_can_be_set(read):
     defaults = read()
     assert defaults["WHATSAPP_PAIRING_TIMEOUT"] == 20
     assert defaults["WHATSAPP_PAIRING_BUDGET"] == (10, 3600)
+    assert defaults["WHATSAPP_API_RATE"] == (120, 60)
 
 
 @pytest.mark.parametrize(
@@ -116,6 +117,8 @@ def test_numbers_have_defaults_and_can_be_set(read):
         ("WHATSAPP_PAIRING_TIMEOUT", "-1"),
         ("WHATSAPP_PAIRING_BUDGET", "5"),
         ("WHATSAPP_PAIRING_BUDGET", "0/10"),
+        ("WHATSAPP_API_RATE", "60"),
+        ("WHATSAPP_API_RATE", "60/0"),
     ],
 )
 def test_a_value_that_makes_no_sense_is_named(read, name: str, value: str):
