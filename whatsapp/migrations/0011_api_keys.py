@@ -9,7 +9,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('whatsapp', '0009_key_counts'),
+        ('whatsapp', '0010_web_version_probe'),
     ]
 
     operations = [
