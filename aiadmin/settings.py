@@ -4,6 +4,7 @@ With DATABASE_URL this is production: a missing secret stops the start. Without
 it, the embedded default makes its own database and secrets under VAR_DIR.
 """
 
+import base64
 import re
 import sys
 from pathlib import Path
@@ -186,7 +187,28 @@ WHATSAPP_START_RATE = _number("WHATSAPP_START_RATE", 50)
 WHATSAPP_ENGINE_PROCESSES = _count("WHATSAPP_ENGINE_PROCESSES", 1, least=1)
 WHATSAPP_ENGINE_MEMORY_MB = _count("WHATSAPP_ENGINE_MEMORY_MB", 3072, least=256)
 WHATSAPP_ARCHIVE_DAYS = int(_number("WHATSAPP_ARCHIVE_DAYS", 30))
-CREDENTIAL_ENCRYPTION_KEYS = _list("CREDENTIAL_ENCRYPTION_KEYS")
+
+
+def _encryption_keys(name: str) -> list[str]:
+    """Read keys of 32 bytes in URL-safe base64, the one that encrypts first."""
+    keys = _list(name)
+    for number, key in enumerate(keys, start=1):
+        # Never the key itself: it would lie in a log.
+        try:
+            usable = len(base64.b64decode(key, altchars=b"-_", validate=True)) == 32
+        except ValueError:
+            usable = False
+        if not usable:
+            raise ImproperlyConfigured(
+                f"Key {number} of {name} is not 32 bytes in URL-safe base64. "
+                "`manage.py whatsapp_encrypt --new-key` prints one."
+            )
+    if len(set(keys)) < len(keys):
+        raise ImproperlyConfigured(f"{name} has a key twice.")
+    return keys
+
+
+CREDENTIAL_ENCRYPTION_KEYS = _encryption_keys("CREDENTIAL_ENCRYPTION_KEYS")
 NODE_BINARY = _text("NODE_BINARY") or embedded.node_binary()
 
 

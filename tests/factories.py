@@ -11,7 +11,7 @@ from typing import Any
 
 from whatsapp import events
 from whatsapp.models import PairingAttempt, Salon, WhatsAppAuth, WhatsAppKey
-from whatsapp.services import attempts, claims, pairing, salons, sessions
+from whatsapp.services import attempts, claims, pairing, salons, sealing, sessions
 
 PHONE = "79001234567"
 OTHER_PHONE = "79007654321"
@@ -152,10 +152,28 @@ def store_creds(
 
 
 def stored_rows(salon: Salon) -> tuple[Any, dict[tuple[str, str], Any]]:
-    """Return the creds (or None) and the keys in the tables."""
-    auth = WhatsAppAuth.objects.filter(company_id=salon.session_id).first()
-    keys = WhatsAppKey.objects.filter(company_id=salon.session_id)
-    return auth and auth.creds, {(key.key_type, key.key_id): key.value for key in keys}
+    """Return the creds (or None) and the keys in the tables, opened if sealed."""
+    company_id = salon.session_id
+    auth = WhatsAppAuth.objects.filter(company_id=company_id).first()
+    creds = auth and opened_creds(company_id, auth.creds)
+    keys = WhatsAppKey.objects.filter(company_id=company_id)
+    return creds, {
+        (key.key_type, key.key_id): opened_key(
+            company_id, key.key_type, key.key_id, key.value
+        )
+        for key in keys
+    }
+
+
+def opened_creds(company_id: str, value: Any) -> Any:
+    """Return creds as they were before they were sealed, if they were."""
+    return json.loads(sealing.unseal_creds(company_id, json.dumps(value)))
+
+
+def opened_key(company_id: str, key_type: str, key_id: str, value: Any) -> Any:
+    """Return a key as it was before it was sealed, if it was."""
+    stored = json.dumps({key_id: value})
+    return json.loads(sealing.unseal_keys_of(company_id, key_type, stored))[key_id]
 
 
 # --- the gateway's part ---------------------------------------------------------------

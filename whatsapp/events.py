@@ -354,18 +354,24 @@ def _words(
         ),
         statuses.BANNED: (message_of("ACCOUNT_BANNED"), REQUEST_QR),
         statuses.OUTDATED: (message_of("ENGINE_OUTDATED"), None),
-        statuses.NEEDS_ATTENTION: (
-            _(
-                "WhatsApp keeps refusing this link. We have been told; "
-                "linking the phone again usually helps."
-            ),
-            REQUEST_PAIRING_CODE,
-        ),
+        statuses.NEEDS_ATTENTION: (_attention_words(reason), REQUEST_PAIRING_CODE),
     }
     message, action = words[status]
     if status == statuses.OPEN and reason == "WRONG_PHONE_LINKED":
         return message_of(reason), RESET_CREDENTIALS
     return message, action
+
+
+def _attention_words(reason: str) -> str:
+    if reason == "1011":
+        return _(
+            "Our service cannot open the stored link at the moment. We have been told; "
+            "if you cannot wait, link the phone again."
+        )
+    return _(
+        "WhatsApp keeps refusing this link. We have been told; "
+        "linking the phone again usually helps."
+    )
 
 
 def _lost_words(reason: str) -> str:

@@ -203,6 +203,48 @@ class WhatsAppAuth(models.Model):
         return self.company_id
 
 
+class CredsIndex(models.Model):
+    """What lies in ``whatsapp_auth``, to be read without opening it.
+
+    Kept by a trigger; of sealed creds, which it cannot read, whoever seals them says it.
+    """
+
+    company_id = models.TextField(primary_key=True)
+    state = models.CharField(
+        max_length=11,
+        help_text="half-paired, or linked: account and a me.id with a device.",
+    )
+    jid = models.TextField(blank=True, help_text="me.id: phone and device.")
+    device = models.CharField(
+        max_length=32,
+        help_text="The same for two copies of one link, whatever form they have.",
+    )
+    kid = models.CharField(
+        max_length=8, blank=True, help_text="The key that seals it; empty: plain."
+    )
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(state__in=["half-paired", "linked"]),
+                name="state_of_creds_is_known",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.company_id}: {self.state}"
+
+
+class SealingKey(models.Model):
+    """A key of ``CREDENTIAL_ENCRYPTION_KEYS`` that something may be sealed with."""
+
+    kid = models.CharField(primary_key=True, max_length=8)
+    first_used_at = models.DateTimeField(db_default=Now())
+
+    def __str__(self) -> str:
+        return self.kid
+
+
 class WhatsAppKey(models.Model):
     """One entry of Baileys' SignalKeyStore. A legacy table, like WhatsAppAuth."""
 
@@ -498,6 +540,12 @@ class ArchivedCredentials(models.Model):
     archived_at = models.DateTimeField(db_default=Now())
     purge_at = models.DateTimeField(db_index=True)
     encrypted = models.BooleanField()
+    kid = models.CharField(
+        max_length=8,
+        blank=True,
+        db_default="",
+        help_text="The key that seals it; empty: plain, or Fernet as before.",
+    )
     payload = models.BinaryField(
         help_text="Compressed JSON of creds and keys; encrypted if a key is set."
     )

@@ -50,6 +50,8 @@ class DisconnectReason(IntEnum):
     ENGINE_CRASHED = 1009
     # The store took no writes for too long: what is not stored must not be believed.
     STORE_AWAY = 1010
+    # What the store holds cannot be opened: a key for it is missing.
+    STORE_SEALED = 1011
 
     @classmethod
     def _missing_(cls, value: object) -> Self | None:
@@ -112,6 +114,11 @@ class DisconnectReason(IntEnum):
         return self == DisconnectReason.ENGINE_CRASHED
 
     @property
+    def is_store_sealed(self) -> bool:
+        """Nothing will open it before somebody brings the key."""
+        return self == DisconnectReason.STORE_SEALED
+
+    @property
     def is_unreachable(self) -> bool:
         """Nothing was heard of WhatsApp: ours or the network's fault, not the salon's."""
         return self in (DisconnectReason.HTTP_STATUS, DisconnectReason.UNREACHABLE)
@@ -129,5 +136,6 @@ class DisconnectReason(IntEnum):
             or self.is_multidevice_mismatch
             or self.is_bad_session
             or self.is_engine_crashed
+            or self.is_store_sealed
             or self in (DisconnectReason.BAD_SIGNATURE, DisconnectReason.STORE_REFUSED)
         )

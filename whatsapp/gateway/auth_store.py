@@ -1,8 +1,8 @@
 """The engine's AuthStore on PostgreSQL.
 
 One pool for all salons, one statement per batch, and the epoch checked in the same
-transaction. Values are JSON text from the engine to the table and back; nothing here
-decodes them.
+transaction. Values are JSON text from the engine to the table and back; nothing decodes
+them, unless they are stored sealed (services/sealing.py).
 """
 
 import asyncio
@@ -12,6 +12,7 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from whatsapp.engine import SessionRef, StoreRefused
+from whatsapp.services import sealing
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +22,19 @@ UNSTORED_EPOCH = -1
 TRIES = 4
 RETRY_SECONDS = 0.25
 
-_LOAD = b"SELECT creds::text FROM whatsapp_auth WHERE company_id = %s"
+_LOAD = b"""
+SELECT creds::text, (
+    SELECT array_agg(kid) FROM whatsapp_sealingkey WHERE kid <> ALL(%(kids)s))
+FROM whatsapp_auth WHERE company_id = %(id)s
+"""
+_SEALED_WITH = b"""
+SELECT value->>'kid' FROM whatsapp_keys
+WHERE company_id = %(id)s AND value->>'kid' = ANY(%(kids)s) LIMIT 1
+"""
+_NOTE_KEY = b"""
+INSERT INTO whatsapp_sealingkey (kid) VALUES (%(kid)s)
+ON CONFLICT DO NOTHING RETURNING kid
+"""
 _GET = b"""
 SELECT coalesce(jsonb_object_agg(key_id, value), '{}'::jsonb)::text
 FROM whatsapp_keys WHERE company_id = %s AND key_type = %s AND key_id = ANY(%s)
@@ -82,6 +95,7 @@ class DatabaseAuthStore:
             kwargs={"autocommit": True, "application_name": "gateway auth store"},
             open=False,
         )
+        self._noted = ""
 
     async def open(self) -> None:
         """Open the pool; it connects in the background and after every outage."""
@@ -92,21 +106,35 @@ class DatabaseAuthStore:
         await self._pool.close(timeout=1)
 
     async def load(self, session_id: str) -> str | None:
-        """Return a salon's creds as JSON text, or None if it has none."""
-        row = await self._run(_LOAD, (session_id,))
-        return str(row[0]) if row else None
+        """Return a salon's creds as JSON text, or None if it has none.
+
+        Raises:
+            SealingError: they, or one of the salon's keys, cannot be opened.
+            psycopg.Error: the database failed.
+        """
+        row = await self._run(_LOAD, {"id": session_id, "kids": sealing.kids()})
+        if row is None:
+            return None
+        creds, missing = row
+        if missing:
+            # With some of its keys a session would seem to run, and read nothing.
+            lost = await self._run(_SEALED_WITH, {"id": session_id, "kids": missing})
+            if lost is not None:
+                raise sealing.KeyMissing(str(lost[0]))
+        return sealing.unseal_creds(session_id, str(creds))
 
     async def get_keys(self, ref: SessionRef, key_type: str, key_ids: list[str]) -> str:
         """Return ``{id: value}`` as JSON text; ids without a row are left out.
 
         Raises:
             psycopg.Error: the database failed; this never looks like "no key".
+            SealingError: one of them cannot be opened.
         """
         if ref.epoch == UNSTORED_EPOCH:
             return "{}"
         row = await self._run(_GET, (ref.session_id, key_type, key_ids))
         assert row is not None  # noqa: S101  (an aggregate has one row)
-        return str(row[0])
+        return sealing.unseal_keys_of(ref.session_id, key_type, str(row[0]))
 
     async def save(
         self, ref: SessionRef, creds: str | None, keys: str | None, number: int
@@ -132,6 +160,10 @@ class DatabaseAuthStore:
             "epoch": ref.epoch,
             "number": number,
         }
+        if sealing.is_enabled():
+            await self._note_key()
+            creds = creds and sealing.seal_creds(ref.session_id, creds)
+            keys = keys and sealing.seal_keys(ref.session_id, keys)
         row = await self._run(
             _SAVE, {**place, "id": ref.session_id, "creds": creds, "keys": keys}
         )
@@ -142,6 +174,13 @@ class DatabaseAuthStore:
         known = await self._run(_NOT_FENCED, place)
         if not (known and known[0]):
             raise StoreRefused(f"{ref.session_id}: epoch {ref.epoch} is over")
+
+    async def _note_key(self) -> None:
+        """Remember before the first write what it is sealed with."""
+        kid = sealing.current_kid()
+        if self._noted != kid:
+            await self._run(_NOTE_KEY, {"kid": kid})
+            self._noted = kid
 
     async def _run(
         self, sql: bytes, params: dict[str, object] | tuple[object, ...]

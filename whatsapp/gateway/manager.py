@@ -42,6 +42,7 @@ from whatsapp.services import (
     attempts,
     claims,
     credentials,
+    encryption,
     gateways,
     growth,
     sessions,
@@ -185,6 +186,7 @@ class SessionManager:
         while True:
             try:
                 self._id = await self.services(gateways.join, self.name)
+                await self.services(encryption.welcome_gateway)
                 return await self.services(conninfo)
             except DATABASE_ERRORS as error:
                 logger.warning("No database yet: %s", type(error).__name__)

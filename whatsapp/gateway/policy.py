@@ -87,7 +87,12 @@ def judge(
         wait = min(REPLACED_SECONDS * 2**replaced, REPLACED_MAX_SECONDS)
         return Verdict(Then.HALT, Status.REPLACED, wait)
     third_500 = reason.is_bad_session and bad_sessions + 1 >= BAD_SESSIONS
-    if reason.is_multidevice_mismatch or reason.is_engine_crashed or third_500:
+    hopeless = (
+        reason.is_multidevice_mismatch
+        or reason.is_engine_crashed
+        or reason.is_store_sealed
+    )
+    if hopeless or third_500:
         return Verdict(Then.HALT, Status.NEEDS_ATTENTION, ATTENTION_SECONDS)
     return Verdict(Then.BACK_OFF)
 

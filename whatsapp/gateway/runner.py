@@ -52,6 +52,7 @@ from whatsapp.models import PairingAttempt, Salon, WhatsAppSession
 from whatsapp.phones import phone_from_jid
 from whatsapp.services import attempts, claims, sessions
 from whatsapp.services.claims import OpenAttempt, Work
+from whatsapp.services.sealing import SealingError
 
 logger = logging.getLogger(__name__)
 
@@ -361,6 +362,9 @@ class SalonRunner:
         except UnreadableCreds:
             logger.exception("%s: the stored creds are no creds", ref.session_id)
             self.post(Gone(ref, DisconnectReason.MULTIDEVICE_MISMATCH))
+        except SealingError as error:
+            logger.error("%s: %s", ref.session_id, error)  # noqa: TRY400 (it says all)
+            self.post(Gone(ref, DisconnectReason.STORE_SEALED))
         except (EngineError, TimeoutError, psycopg.Error):
             self.post(Gone(ref, DisconnectReason.ENGINE_GONE))
 

@@ -57,13 +57,12 @@ SELECT salon.id, salon.salon_id, salon.title, salon.expected_phone,
        salon.shared_phone_allowed,
        s.status, s.wanted, s.epoch, s.unlink_epoch,
        coalesce(extract(epoch FROM s.retry_at - now()), 0)::float8,
-       auth.company_id IS NOT NULL,
-       jsonb_typeof(auth.creds->'account') = 'object', auth.creds->'me'->>'id',
+       creds.state, creds.jid,
        a.id, a.kind, a.phone, a.stage, a.epoch,
        extract(epoch FROM a.deadline - now())::float8, a.fresh
 FROM whatsapp_salon salon
 JOIN whatsapp_whatsappsession s ON s.salon_id = salon.id
-LEFT JOIN whatsapp_auth auth ON auth.company_id = 'company_' || salon.salon_id
+LEFT JOIN whatsapp_credsindex creds ON creds.company_id = 'company_' || salon.salon_id
 LEFT JOIN whatsapp_pairingattempt a ON a.salon_id = salon.id AND a.finished_at IS NULL
 WHERE salon.id = %s AND s.owner = %s
 """
@@ -83,10 +82,10 @@ def work(salon_pk: int, owner: str) -> Work | None:
         expected_phone=row[3],
         shared_phone_allowed=row[4],
     )
-    creds = credentials.classify(row[11], row[12]) if row[10] else credentials.ABSENT
+    creds = credentials.classify(row[10], row[11])
     attempt = None
-    if row[13] is not None:
-        attempt = OpenAttempt(*row[13:20])
+    if row[12] is not None:
+        attempt = OpenAttempt(*row[12:19])
     return Work(salon, row[5], row[6], row[7], row[8], max(0.0, row[9]), creds, attempt)
 
 
@@ -121,7 +120,7 @@ SELECT s.salon_id
 FROM whatsapp_whatsappsession s
 JOIN whatsapp_salon salon ON salon.id = s.salon_id
 LEFT JOIN whatsapp_pairingattempt a ON a.salon_id = s.salon_id AND a.finished_at IS NULL
-LEFT JOIN whatsapp_auth auth ON auth.company_id = 'company_' || salon.salon_id
+LEFT JOIN whatsapp_credsindex creds ON creds.company_id = 'company_' || salon.salon_id
 WHERE {_NOT_LOCKED} AND {_MAY_TAKE}
 AND (
     a.id IS NOT NULL
@@ -129,8 +128,7 @@ AND (
     OR (
         s.wanted AND s.status <> 'banned'
         AND (s.retry_at IS NULL OR s.retry_at <= now())
-        AND jsonb_typeof(auth.creds->'account') = 'object'
-        AND auth.creds->'me'->>'id' ~ '^[0-9]+:[0-9]+@'
+        AND creds.state = 'linked'
     )
 )
 ORDER BY a.id IS NULL, s.salon_id

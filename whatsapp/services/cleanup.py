@@ -18,7 +18,6 @@ from whatsapp.services import (
     takeover,
     timeline,
 )
-from whatsapp.services.credentials import CredsState
 
 
 @dataclass(slots=True)
@@ -73,16 +72,15 @@ def kinds() -> list[Kind]:
 
 # Somebody may be in the middle of something with what is left out.
 _HALF_PAIRED = """
-SELECT auth.company_id, salon.id, jsonb_typeof(creds->'account') = 'object',
-       creds->'me'->>'id',
-       (SELECT count(*) FROM whatsapp_keys k WHERE k.company_id = auth.company_id)
-FROM whatsapp_auth auth
-LEFT JOIN whatsapp_salon salon ON auth.company_id = 'company_' || salon.salon_id
+SELECT creds.company_id, salon.id,
+       (SELECT count(*) FROM whatsapp_keys k WHERE k.company_id = creds.company_id)
+FROM whatsapp_credsindex creds
+LEFT JOIN whatsapp_salon salon ON creds.company_id = 'company_' || salon.salon_id
 LEFT JOIN whatsapp_whatsappsession s ON s.salon_id = salon.id
-WHERE coalesce(s.owner, '') = '' AND NOT EXISTS (
+WHERE creds.state = 'half-paired' AND coalesce(s.owner, '') = '' AND NOT EXISTS (
     SELECT FROM whatsapp_pairingattempt a
     WHERE a.salon_id = salon.id AND a.finished_at IS NULL)
-ORDER BY auth.company_id
+ORDER BY creds.company_id
 """
 
 
@@ -93,9 +91,8 @@ def _not_confirmed(*, of_salons: bool) -> dict[str, tuple[int, int]]:
         rows = cursor.fetchall()
     return {
         company_id: (pk or 0, keys + 1)
-        for company_id, pk, account, me, keys in rows
+        for company_id, pk, keys in rows
         if (pk is not None) is of_salons
-        and credentials.classify(account, me).state is CredsState.HALF_PAIRED
     }
 
 

@@ -2,25 +2,28 @@
 
 Creds and keys of a salon change together, in one transaction. They are destroyed
 only by a reset, an uninstall, a logout that WhatsApp confirmed or a newly linked
-phone; never by an error. Values stay JSON text between the engine and PostgreSQL:
-nothing here decodes them.
+phone; never by an error. With ``CREDENTIAL_ENCRYPTION_KEYS`` they are stored sealed
+(services/sealing.py); what decisions need of them lies in ``whatsapp_credsindex``.
 """
 
+import hashlib
 import logging
 import zlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Any
 
-from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+import orjson
 from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import QuerySet
 from django.db.models.functions import Now
 
-from whatsapp.models import ArchivedCredentials, Salon, WhatsAppSession
+from whatsapp.models import ArchivedCredentials, Salon, SealingKey, WhatsAppSession
 from whatsapp.phones import device_from_jid, mask_phone, phone_from_jid, same_phone
-from whatsapp.services import audit
+from whatsapp.services import audit, sealing
+from whatsapp.services.sealing import SealingError
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +54,7 @@ ABSENT = StoredCreds(CredsState.ABSENT)
 
 # Keys that were written at the same instant must not be half archived: FOR UPDATE on
 # the session row (every caller holds it) keeps fenced writers out meanwhile.
+# Archived as they lie, so that a lost key keeps nobody from linking a phone anew.
 _ARCHIVE_SQL = """
 SELECT jsonb_build_object(
     'creds', creds,
@@ -60,6 +64,22 @@ SELECT jsonb_build_object(
     ), '[]'::jsonb)
 )::text
 FROM whatsapp_auth a WHERE company_id = %s
+"""
+_INDEX_SQL = """
+INSERT INTO whatsapp_credsindex (company_id, state, jid, device, kid)
+VALUES (%s, %s, %s, %s, %s)
+ON CONFLICT (company_id) DO UPDATE
+SET state = excluded.state, jid = excluded.jid, device = excluded.device,
+    kid = excluded.kid
+"""
+_REINDEX_SQL = """
+INSERT INTO whatsapp_credsindex (company_id, state, jid, device, kid)
+SELECT company_id, i.state, i.jid, i.device, ''
+FROM whatsapp_auth auth, whatsapp_identify(creds) i
+WHERE NOT creds ? 'sealed' AND (%(id)s::text IS NULL OR company_id = %(id)s)
+AND NOT EXISTS (
+    SELECT FROM whatsapp_credsindex WHERE company_id = auth.company_id)
+ON CONFLICT (company_id) DO NOTHING
 """
 _INSERT_AUTH_SQL = """
 INSERT INTO whatsapp_auth (company_id, creds, created_at, updated_at)
@@ -82,32 +102,79 @@ def stored_as(company_id: str) -> StoredCreds:
     """Return what is stored under an id, without reading the secrets."""
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT jsonb_typeof(creds->'account') = 'object', creds->'me'->>'id'"
-            " FROM whatsapp_auth WHERE company_id = %s",
+            "SELECT state, jid FROM whatsapp_auth"
+            " LEFT JOIN whatsapp_credsindex USING (company_id) WHERE company_id = %s",
             [company_id],
         )
         row = cursor.fetchone()
-    return classify(*row) if row else ABSENT
+    if row is None:
+        return ABSENT
+    if row[0] is None:
+        if not reindex(company_id):
+            raise SealingError(f"{company_id}: sealed creds that are not indexed")
+        return stored_as(company_id)
+    return classify(*row)
 
 
 def holds(salon: Salon, creds: str) -> bool:
     """Say whether what is stored is the very device of these creds (JSON text)."""
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT creds->'me'->>'id' = %s::jsonb->'me'->>'id'"
-            " FROM whatsapp_auth WHERE company_id = %s",
-            [creds, salon.session_id],
+            "SELECT jid FROM whatsapp_credsindex WHERE company_id = %s",
+            [salon.session_id],
         )
         row = cursor.fetchone()
-    return bool(row and row[0])
+    return row is not None and bool(row[0]) and row[0] == identify(creds).jid
 
 
-def classify(has_account: bool | None, me_id: str | None) -> StoredCreds:
-    """Judge creds by ``account`` and ``me.id``, the only fields that tell."""
-    phone = phone_from_jid(me_id)
-    if has_account and device_from_jid(me_id) is not None:
-        return StoredCreds(CredsState.LINKED, phone)
-    return StoredCreds(CredsState.HALF_PAIRED, phone)
+def classify(state: str | None, jid: str | None) -> StoredCreds:
+    """Return what a row of ``whatsapp_credsindex`` says; None: there is none."""
+    if state is None:
+        return ABSENT
+    return StoredCreds(CredsState(state), phone_from_jid(jid))
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Whose creds are: what the index keeps of them. As the trigger reads plain ones."""
+
+    state: CredsState
+    jid: str
+    device: str
+
+
+def identify(creds: str) -> Identity:
+    """Judge creds (JSON text) by ``account`` and ``me.id``, the only fields that tell.
+
+    Raises:
+        ValueError: it is no JSON object.
+    """
+    value = orjson.loads(creds)
+    if not isinstance(value, dict):
+        raise ValueError("These creds are no JSON object.")  # noqa: TRY004
+    me = value.get("me")
+    jid = me.get("id") if isinstance(me, dict) else None
+    linked = isinstance(value.get("account"), dict)
+    if not isinstance(jid, str) or device_from_jid(jid) is None:
+        linked = False
+    parts = (jid, value.get("registrationId"), value.get("advSecretKey"))
+    text = "|".join(str(part) for part in parts if part is not None)
+    return Identity(
+        CredsState.LINKED if linked else CredsState.HALF_PAIRED,
+        str(jid or ""),
+        hashlib.md5(text.encode(), usedforsecurity=False).hexdigest(),
+    )
+
+
+def reindex(company_id: str | None = None) -> int:
+    """Index plain creds that came without the trigger, as from a dump; return how many.
+
+    Args:
+        company_id: only those that lie under this id.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(_REINDEX_SQL, {"id": company_id})
+        return int(cursor.rowcount)
 
 
 def discard_half_paired(salon: Salon, actor: str, asked_for: str = "") -> bool:
@@ -186,14 +253,36 @@ def swap(salon: Salon, creds: str, keys: str | None, phone: str) -> None:
     Raises:
         ValueError: the creds are not those of a linked device; nothing has changed.
     """
-    archive(salon, "replaced")
-    with connection.cursor() as cursor:
-        cursor.execute(_INSERT_AUTH_SQL, [salon.session_id, creds])
-        if keys:
-            cursor.execute(_INSERT_KEYS_SQL, [salon.session_id, keys])
-    if not stored(salon).linked:
+    if identify(creds).state is not CredsState.LINKED:
         raise ValueError("These creds are not those of a linked device.")
+    archive(salon, "replaced")
+    _insert(salon, creds, keys)
     audit.record(salon.pk, audit.SYSTEM, "linked", phone=mask_phone(phone))
+
+
+def _insert(salon: Salon, creds: str, keys: str | None) -> None:
+    """Store creds and keys (plain JSON text) where nothing is stored."""
+    company_id = salon.session_id
+    with transaction.atomic(), connection.cursor() as cursor:
+        if sealing.is_enabled():
+            identity, kid = identify(creds), sealing.current_kid()
+            note_key(kid)
+            cursor.execute(
+                _INDEX_SQL,
+                [company_id, identity.state.value, identity.jid, identity.device, kid],
+            )
+        cursor.execute(
+            _INSERT_AUTH_SQL, [company_id, sealing.seal_creds(company_id, creds)]
+        )
+        if keys:
+            cursor.execute(
+                _INSERT_KEYS_SQL, [company_id, sealing.seal_keys(company_id, keys)]
+            )
+
+
+def note_key(kid: str) -> None:
+    """Remember that something is sealed with a key, for when somebody drops it."""
+    SealingKey.objects.bulk_create([SealingKey(kid=kid)], ignore_conflicts=True)
 
 
 def archive(salon: Salon, reason: str) -> bool:
@@ -219,15 +308,20 @@ def archive_as(salon: Salon, company_id: str, reason: str) -> bool:
         with connection.cursor() as cursor:
             cursor.execute(_ARCHIVE_SQL, [company_id])
             (text,) = cursor.fetchone()
-        payload = zlib.compress(text.encode(), level=1)
-        cipher = _cipher()
+        kid, payload = "", zlib.compress(text.encode(), level=1)
+        if sealing.is_enabled():
+            kid, payload = sealing.seal_bytes(
+                salon.session_id, sealing.ARCHIVE, payload
+            )
+            note_key(kid)
         ArchivedCredentials.objects.create(
             salon=salon,
             phone=creds.phone,
             reason=reason,
             purge_at=Now() + timedelta(days=settings.WHATSAPP_ARCHIVE_DAYS),
-            encrypted=cipher is not None,
-            payload=cipher.encrypt(payload) if cipher else payload,
+            encrypted=bool(kid),
+            kid=kid,
+            payload=payload,
         )
     delete_rows_as(company_id)
     return creds.linked
@@ -285,38 +379,61 @@ def put_back(salon: Salon, actor: str, entry: ArchivedCredentials) -> bool:
     Returns:
         False if it cannot be read; nothing has changed.
     """
-    text = _read(entry)
-    if text is None:
+    try:
+        creds, keys = _read(entry)
+    except SealingError as error:
+        logger.error(  # noqa: TRY400 (it says all)
+            "%s: the archived creds cannot be opened: %s", salon.session_id, error
+        )
         return False
     _delete_rows(salon)
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "INSERT INTO whatsapp_auth (company_id, creds, created_at, updated_at)"
-            " VALUES (%s, %s::jsonb->'creds', now(), now())",
-            [salon.session_id, text],
-        )
-        cursor.execute(
-            _INSERT_KEYS_SQL.replace("%s::jsonb", "(%s::jsonb->'keys')"),
-            [salon.session_id, text],
-        )
+    _insert(salon, creds, keys)
     entry.delete()
     audit.record(salon.pk, actor, "restored", phone=mask_phone(entry.phone))
     return True
 
 
-def _read(entry: ArchivedCredentials) -> str | None:
+def _read(entry: ArchivedCredentials) -> tuple[str, str]:
+    """Return creds and keys (plain JSON text) of an archived link."""
+    return _unpacked(entry.salon, opened(entry))
+
+
+def _unpacked(salon: Salon, payload: bytes) -> tuple[str, str]:
+    company_id, content = salon.session_id, orjson.loads(zlib.decompress(payload))
+    return (
+        sealing.unseal_creds(company_id, _text(content["creds"])),
+        sealing.unseal_keys(company_id, _text(content["keys"])),
+    )
+
+
+def repacked(salon: Salon, payload: bytes) -> bytes:
+    """Return an archive's compressed content with every row in it opened.
+
+    Raises:
+        SealingError: one of them cannot be.
+    """
+    creds, keys = _unpacked(salon, payload)
+    return zlib.compress(f'{{"creds":{creds},"keys":{keys}}}'.encode(), level=1)
+
+
+def _text(value: Any) -> str:
+    return orjson.dumps(value).decode()
+
+
+def opened(entry: ArchivedCredentials) -> bytes:
+    """Return the compressed content of an archived link; rows in it as they lay.
+
+    Raises:
+        SealingError: it cannot be opened.
+    """
     payload = bytes(entry.payload)
+    if entry.kid:
+        return sealing.unseal_bytes(
+            entry.salon.session_id, sealing.ARCHIVE, entry.kid, payload
+        )
     if entry.encrypted:
-        cipher = _cipher()
-        if cipher is None:
-            logger.error("Archived creds are encrypted and no key is configured.")
-            return None
-        try:
-            payload = cipher.decrypt(payload)
-        except InvalidToken:
-            logger.exception("Archived creds are encrypted with another key.")
-            return None
-    return zlib.decompress(payload).decode()
+        return sealing.unseal_fernet(payload)
+    return payload
 
 
 def erase(salon: Salon) -> None:
@@ -377,8 +494,3 @@ def delete_rows_as(company_id: str) -> int:
 
 def _delete_rows(salon: Salon) -> None:
     delete_rows_as(salon.session_id)
-
-
-def _cipher() -> MultiFernet | None:
-    keys = settings.CREDENTIAL_ENCRYPTION_KEYS
-    return MultiFernet([Fernet(key) for key in keys]) if keys else None

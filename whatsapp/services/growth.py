@@ -47,6 +47,8 @@ BUCKETS = 4
 _EXPIRED = """
 k.key_type = 'tctoken' AND k.key_id <> '__index'
 AND jsonb_typeof(k.value) = 'object'
+-- What is sealed is judged by when it was written: its times are not after that.
+AND (NOT k.value ? 'sealed' OR k.updated_at < to_timestamp(%(cutoff)s))
 AND CASE WHEN k.value->>'timestamp' ~ '^[0-9]{1,15}$'
          THEN (k.value->>'timestamp')::bigint < %(cutoff)s
          ELSE coalesce(k.value->>'timestamp', '') = '' END

@@ -18,7 +18,7 @@ from psycopg_pool import PoolTimeout
 
 from whatsapp.events import LAYER_ERRORS
 from whatsapp.models import Salon, WhatsAppSession
-from whatsapp.services import gateways, growth, reports
+from whatsapp.services import encryption, gateways, growth, reports
 
 Status = WhatsAppSession.Status
 
@@ -91,6 +91,10 @@ class Health:
     untold_seconds: float = 0.0
     """The age of the oldest change of status that nobody was told of."""
     grown: list[str] = field(default_factory=list)
+    missing_keys: list[str] = field(default_factory=list)
+    """Ids of keys that CREDENTIAL_ENCRYPTION_KEYS lacks, here."""
+    unreadable: int = 0
+    """Salons whose creds need one of them."""
     problems: list[str] = field(default_factory=list)
     """Somebody has to act. None: the service is well."""
     notices: list[str] = field(default_factory=list)
@@ -133,6 +137,9 @@ def _look(health: Health, cursor: Any) -> None:
         health.untold,
         health.untold_seconds,
     ) = cursor.fetchone()
+    health.missing_keys = encryption.missing_keys()
+    if health.missing_keys:
+        health.unreadable = encryption.unreadable_salons()
     health.grown = [f"company_{one.salon_id} ({one})" for one in growth.grown()]
 
 
@@ -177,10 +184,8 @@ SELECT 'company_' || salon.salon_id, s.status, s.reason,
        extract(epoch FROM now() - s.since)::float8
 FROM whatsapp_whatsappsession s
 JOIN whatsapp_salon salon ON salon.id = s.salon_id
-JOIN whatsapp_auth auth ON auth.company_id = 'company_' || salon.salon_id
-WHERE s.wanted AND NOT s.status IN ('open', 'pairing')
-  AND jsonb_typeof(auth.creds->'account') = 'object'
-  AND auth.creds->'me'->>'id' ~ '^[0-9]+:[0-9]+@'
+JOIN whatsapp_credsindex creds ON creds.company_id = 'company_' || salon.salon_id
+WHERE s.wanted AND NOT s.status IN ('open', 'pairing') AND creds.state = 'linked'
 ORDER BY s.since, salon.salon_id
 """
 
@@ -292,6 +297,12 @@ def _work_problems(health: Health) -> Iterator[str]:
         yield (
             f"{health.untold} changes of status were not told to anybody, the oldest"
             f" for {_span(health.untold_seconds)}."
+        )
+    if health.missing_keys:
+        yield (
+            "CREDENTIAL_ENCRYPTION_KEYS lacks"
+            f" {_named(health.missing_keys)}: the links of {health.unreadable} salons"
+            " cannot be read. See Encryption in docs/operations.md."
         )
     if health.grown:
         health.notices.append(

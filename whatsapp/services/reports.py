@@ -11,7 +11,8 @@ from django.db.models import Count
 
 from whatsapp.models import Salon, WhatsAppSession
 from whatsapp.phones import mask_phone
-from whatsapp.services import claims, credentials
+from whatsapp.services import claims
+from whatsapp.services.credentials import CredsState
 
 
 class AttemptReport(TypedDict):
@@ -49,8 +50,7 @@ SELECT salon.salon_id, salon.title,
        coalesce(s.since, salon.created_at), coalesce(s.wanted, true),
        CASE WHEN s.retry_at > now() THEN s.retry_at END,
        coalesce(s.owner, ''), coalesce(s.epoch, 0), s.last_alive_at,
-       auth.company_id IS NOT NULL,
-       jsonb_typeof(auth.creds->'account') = 'object', auth.creds->'me'->>'id',
+       creds.state,
        coalesce((
            SELECT jsonb_object_agg(key_type, count ORDER BY key_type) FROM (
                SELECT key_type, count(*) FROM whatsapp_keys
@@ -60,7 +60,7 @@ SELECT salon.salon_id, salon.title,
        a.kind, a.stage, a.phone, a.deadline
 FROM whatsapp_salon salon
 LEFT JOIN whatsapp_whatsappsession s ON s.salon_id = salon.id
-LEFT JOIN whatsapp_auth auth ON auth.company_id = 'company_' || salon.salon_id
+LEFT JOIN whatsapp_credsindex creds ON creds.company_id = 'company_' || salon.salon_id
 LEFT JOIN whatsapp_pairingattempt a ON a.salon_id = salon.id AND a.finished_at IS NULL
 WHERE %(pk)s::int IS NULL OR salon.id = %(pk)s
 ORDER BY salon.salon_id
@@ -86,13 +86,9 @@ def sessions(salon_pk: int | None = None) -> list[SessionReport]:
             "owner": row[8],
             "epoch": row[9],
             "last_alive_at": _iso(row[10]),
-            "creds": (
-                credentials.classify(row[12], row[13])
-                if row[11]
-                else credentials.ABSENT
-            ).state.value,
-            "keys": json.loads(row[14]),
-            "attempt": _attempt(*row[15:19]),
+            "creds": row[11] or CredsState.ABSENT.value,
+            "keys": json.loads(row[12]),
+            "attempt": _attempt(*row[13:17]),
         }
         for row in rows
     ]

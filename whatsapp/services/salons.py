@@ -102,10 +102,10 @@ _KNOWN_PHONE_SQL = """
 SELECT coalesce(
     nullif(salon.expected_phone, ''),
     nullif(s.phone, ''),
-    (SELECT substring(auth.creds->'me'->>'id' FROM '^([0-9]{7,15}):[0-9]+@')
-     FROM whatsapp_auth auth
-     WHERE auth.company_id = 'company_' || salon.salon_id
-       AND jsonb_typeof(auth.creds->'account') = 'object'),
+    (SELECT substring(creds.jid FROM '^([0-9]{7,15}):')
+     FROM whatsapp_credsindex creds
+     WHERE creds.company_id = 'company_' || salon.salon_id
+       AND creds.state = 'linked'),
     (SELECT phone FROM (
         (SELECT phone, archived_at AS at FROM whatsapp_archivedcredentials
          WHERE salon_id = salon.id AND phone <> '' AND reason <> 'refused'

@@ -17,6 +17,7 @@ from typing import Any
 
 import orjson
 from cryptography.exceptions import InvalidTag
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -28,6 +29,9 @@ NONCE_BYTES = 12
 CREDS = "creds"
 KEY = "key"
 ARCHIVE = "archive"
+
+UNREADABLE = "1011"
+"""The reason of a session whose creds or keys cannot be opened (engine/reasons.py)."""
 
 _MARK = '"sealed"'
 
@@ -41,7 +45,7 @@ class KeyMissing(SealingError):
 
     def __init__(self, kid: str) -> None:
         super().__init__(
-            f"sealed with the key {kid}, which CREDENTIAL_ENCRYPTION_KEYS does not hold"
+            f"encrypted with the key {kid}, which CREDENTIAL_ENCRYPTION_KEYS does not hold"
         )
         self.kid = kid
 
@@ -50,20 +54,15 @@ class Forged(SealingError):
     """It is damaged, or was not written for this salon and this place."""
 
     def __init__(self) -> None:
-        super().__init__("sealed for another place, or damaged")
+        super().__init__("damaged, or encrypted for another place")
 
 
 # --- keys -----------------------------------------------------------------------------
 
 
-def check_key(text: str) -> None:
-    """Raise ValueError unless ``text`` is 32 bytes in URL-safe base64."""
-    try:
-        key = base64.b64decode(text, altchars=b"-_", validate=True)
-    except ValueError:
-        raise ValueError("It is not URL-safe base64.") from None
-    if len(key) != KEY_BYTES:
-        raise ValueError(f"It has {len(key)} bytes, not {KEY_BYTES}.")
+def new_key() -> str:
+    """Return a fresh key, as ``CREDENTIAL_ENCRYPTION_KEYS`` has them."""
+    return base64.urlsafe_b64encode(os.urandom(KEY_BYTES)).decode()
 
 
 def is_enabled() -> bool:
@@ -147,6 +146,19 @@ def _encrypt(
     nonce = os.urandom(NONCE_BYTES)
     cipher = _cipher(key, _salon(company_id))
     return kid, nonce + cipher.encrypt(nonce, plain, _place(company_id, *place))
+
+
+def unseal_fernet(token: bytes) -> bytes:
+    """Open what an earlier version of this service encrypted: its archives.
+
+    Raises:
+        KeyMissing: none of the keys opens it.
+    """
+    keys = settings.CREDENTIAL_ENCRYPTION_KEYS
+    try:
+        return MultiFernet([Fernet(key) for key in keys]).decrypt(token)
+    except (InvalidToken, ValueError):  # the second: no keys at all
+        raise KeyMissing("fernet") from None
 
 
 def _decrypt(cipher: AESGCM, data: bytes, place: bytes) -> bytes:

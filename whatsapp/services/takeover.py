@@ -60,17 +60,15 @@ class Row:
 
 _ROWS = """
 WITH auth AS (
-    SELECT company_id, jsonb_typeof(creds->'account') = 'object' AS account,
-           creds->'me'->>'id' AS me, updated_at,
-           md5(concat_ws('|', creds->'me'->>'id', creds->>'registrationId',
-                         creds->>'advSecretKey')) AS device,
-           CASE WHEN jsonb_typeof(creds#>'{noiseKey,private,data}') = 'array'
+    SELECT company_id, state, jid, updated_at, device,
+           CASE WHEN creds ? 'sealed' THEN 'sealed'
+                WHEN jsonb_typeof(creds#>'{noiseKey,private,data}') = 'array'
                 THEN 'bytes'
                 WHEN jsonb_typeof(creds#>'{noiseKey,private,data}') = 'string'
                 THEN 'base64'
                 WHEN creds#>'{noiseKey,private}' ? '0' THEN 'index'
                 ELSE 'unknown' END AS form
-    FROM whatsapp_auth
+    FROM whatsapp_auth LEFT JOIN whatsapp_credsindex USING (company_id)
     WHERE %(ids)s::text[] IS NULL OR company_id = ANY(%(ids)s)
 ), keys AS (
     SELECT company_id, count(*) AS total, count(expires_at) AS dated
@@ -78,7 +76,7 @@ WITH auth AS (
     WHERE %(ids)s::text[] IS NULL OR company_id = ANY(%(ids)s)
     GROUP BY company_id
 )
-SELECT company_id, auth.company_id IS NOT NULL, account, me, device, form, updated_at,
+SELECT company_id, state, jid, device, form, updated_at,
        coalesce(total, 0), coalesce(dated, 0)
 FROM auth FULL JOIN keys USING (company_id)
 ORDER BY company_id
@@ -91,10 +89,10 @@ def _rows(company_ids: list[str] | None = None) -> list[Row]:
         return [
             Row(
                 row[0],
-                credentials.classify(row[2], row[3]) if row[1] else credentials.ABSENT,
+                credentials.classify(row[1], row[2]),
+                row[3] or "",
                 row[4] or "",
-                row[5] or "",
-                *row[6:],
+                *row[5:],
             )
             for row in cursor.fetchall()
         ]
@@ -217,7 +215,9 @@ class Survey:
 
 
 def survey() -> Survey:
-    """Look at everything; change nothing."""
+    """Look at everything; change nothing of it."""
+    # A dump that was restored with its triggers off has rows that nobody has indexed.
+    credentials.reindex()
     found = Survey()
     by_salon: dict[int, list[Row]] = defaultdict(list)
     for row in _rows():

@@ -36,6 +36,7 @@ _REASONS: dict[str, Promise] = {
     "1008": _("our connection program was restarted"),
     "1009": _("our connection program ends again and again with this session"),
     "1010": _("our database was away for too long"),
+    "1011": _("our service lacks the key to the stored link"),
 }
 
 _ARCHIVED: dict[str, Promise] = {
