@@ -19,9 +19,16 @@ from whatsapp.gateway import auth_store
 from whatsapp.gateway.auth_store import UNSTORED_EPOCH, DatabaseAuthStore
 from whatsapp.gateway.database import Services, conninfo
 from whatsapp.models import Salon, WhatsAppKey, WhatsAppSession
-from whatsapp.services import claims, sessions
+from whatsapp.services import claims, encryption, sealing, sessions
 
 pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "sealed"], autouse=True)
+def is_sealed(request: pytest.FixtureRequest, settings: Any) -> bool:
+    """Everything here holds with a key, and without one."""
+    settings.CREDENTIAL_ENCRYPTION_KEYS = [sealing.new_key()] if request.param else []
+    return bool(request.param)
 
 
 @pytest_asyncio.fixture
@@ -378,3 +385,28 @@ async def test_what_postgresql_cannot_store_changes_nothing(
             await _save(store, ref, '{"other": true}', keys)
     assert "other" not in (await store.load(ref.session_id) or "")
     assert await _get(store, ref, "session", "a") == {}
+
+
+async def test_what_is_saved_lies_sealed_if_there_is_a_key(
+    store: DatabaseAuthStore, ref: SessionRef, call: Services, is_sealed: bool
+) -> None:
+    keys = _entries(factories.make_keys())
+    await _save(store, ref, orjson.dumps(factories.make_creds()).decode(), keys)
+    found = (await call(encryption.lying)).all()
+    assert set(found) == {sealing.current_kid()}
+    assert bool(sealing.current_kid()) is is_sealed
+
+
+async def test_a_session_does_not_begin_with_a_part_of_its_keys(
+    store: DatabaseAuthStore, ref: SessionRef, settings: Any
+) -> None:
+    """The creds were written with the new key, the Signal sessions with a lost one."""
+    settings.CREDENTIAL_ENCRYPTION_KEYS = [sealing.new_key()]
+    await _save(store, ref, None, _entries({("session", "a"): {"n": 1}}))
+    lost = sealing.current_kid()
+    settings.CREDENTIAL_ENCRYPTION_KEYS = [sealing.new_key()]
+    await _save(store, ref, orjson.dumps(factories.make_creds()).decode(), None)
+    with pytest.raises(sealing.KeyMissing, match=lost):
+        await store.load(ref.session_id)
+    with pytest.raises(sealing.KeyMissing, match=lost):
+        await store.get_keys(ref, "session", ["a"])
