@@ -6,6 +6,7 @@ pytest-xdist included: each makes a database of its own in it.
 """
 
 import atexit
+import base64
 import os
 import shutil
 import tempfile
@@ -25,9 +26,25 @@ SECRETS = {
 NO_TIMEOUT = "-c idle_in_transaction_session_timeout=0"
 
 
+KEYS = "CREDENTIAL_ENCRYPTION_KEYS"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let a run have encryption at rest on; here, because it is read so early."""
+    parser.addoption(
+        "--encrypted",
+        action="store_true",
+        help="run everything with creds and keys encrypted in the tables",
+    )
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_load_initial_conftests() -> None:
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     """Prepare the environment; pytest-django reads the settings after this."""
+    # Workers inherit the key, too: they may look at one and the same service.
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        encrypted = early_config.known_args_namespace.encrypted
+        os.environ[KEYS] = new_key() if encrypted else ""
     os.environ["ENV_FILE"] = os.devnull
     os.environ |= SECRETS
     os.environ.setdefault("DJANGO_ALLOWED_HOSTS", "testserver,127.0.0.1,localhost")
@@ -38,6 +55,11 @@ def pytest_load_initial_conftests() -> None:
     # Workers inherit the address from the process that started them.
     if not os.environ.get("DATABASE_URL"):
         os.environ["DATABASE_URL"] = _start()
+
+
+def new_key() -> str:
+    """Return a key for ``CREDENTIAL_ENCRYPTION_KEYS``; asks for no settings."""
+    return base64.urlsafe_b64encode(os.urandom(32)).decode()
 
 
 def _start() -> str:

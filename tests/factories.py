@@ -9,9 +9,10 @@ import itertools
 import json
 from typing import Any
 
+from tests.sealed import opened_creds, opened_key
 from whatsapp import events
 from whatsapp.models import PairingAttempt, Salon, WhatsAppAuth, WhatsAppKey
-from whatsapp.services import attempts, claims, pairing, salons, sealing, sessions
+from whatsapp.services import attempts, claims, pairing, salons, sessions
 
 PHONE = "79001234567"
 OTHER_PHONE = "79007654321"
@@ -163,17 +164,6 @@ def stored_rows(salon: Salon) -> tuple[Any, dict[tuple[str, str], Any]]:
         )
         for key in keys
     }
-
-
-def opened_creds(company_id: str, value: Any) -> Any:
-    """Return creds as they were before they were sealed, if they were."""
-    return json.loads(sealing.unseal_creds(company_id, json.dumps(value)))
-
-
-def opened_key(company_id: str, key_type: str, key_id: str, value: Any) -> Any:
-    """Return a key as it was before it was sealed, if it was."""
-    stored = json.dumps({key_id: value})
-    return json.loads(sealing.unseal_keys_of(company_id, key_type, stored))[key_id]
 
 
 # --- the gateway's part ---------------------------------------------------------------

@@ -11,8 +11,10 @@ import asyncio
 import base64
 import contextlib
 import itertools
+import json
 import logging
 import os
+import re
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -27,6 +29,7 @@ from django.db import connection, connections
 
 from tests import factories
 from tests.engine_fixtures import PATIENT, simulator
+from tests.sealed import opened_creds
 from tests.simulator import Phone, Simulator, find_node
 from whatsapp import events
 from whatsapp.engine import Limits
@@ -58,6 +61,8 @@ PATIENCE = 60.0
 """Seconds for any single wait; only a failure takes so long."""
 STOP_SECONDS = 2 + 1.5
 """A hand-over takes two seconds; the rest is for a machine that is busy."""
+
+DEVICE = re.compile(r"[0-9]+:[0-9]+@")
 
 T = TypeVar("T")
 
@@ -285,7 +290,7 @@ class SalonStory:
         """Return the stored creds."""
         rows = WhatsAppAuth.objects.filter(company_id=self.salon.session_id)
         row = await self.world.call(rows.first)
-        return row.creds if row else None
+        return opened_creds(row.company_id, row.creds) if row else None
 
     async def me(self) -> str:
         """Return the JID in the stored creds; "" if there are none."""
@@ -468,10 +473,13 @@ async def _calm_ending(
     assert doubles == {}, "two live sockets of one device"
     if not world.strangers_may_log_in:
         assert journal["unknownLogins"] == 0, "a login with creds never linked"
-    assert not await world.sql(
-        "SELECT 1 FROM whatsapp_auth WHERE jsonb_typeof(creds->'account') <> 'object'"
-        " OR NOT creds->'me'->>'id' ~ '^[0-9]+:[0-9]+@'"
-    ), "creds that no phone has confirmed"
+    for company_id, value in await world.sql(
+        "SELECT company_id, creds::text FROM whatsapp_auth"
+    ):
+        creds = opened_creds(company_id, json.loads(value))
+        confirmed = isinstance(creds.get("account"), dict)
+        assert confirmed, "creds that no phone has confirmed"
+        assert DEVICE.match(creds["me"]["id"]), "creds that are no device's"
     for when in ("setup", "call", "teardown"):
         surprises = _surprises(caplog.get_records(when))
         assert [

@@ -1,21 +1,23 @@
 """What must be true of the tables after whatever has happened (design: invariants)."""
 
-import json
 import re
-import zlib
 from dataclasses import dataclass, field
 from typing import Any
 
 from tests.inline_gateways import Cluster
+from tests.sealed import opened_archive, opened_creds, opened_key
 from whatsapp.models import Salon
 
 DEVICE = re.compile(r"[0-9]{7,15}:[0-9]+@s\.whatsapp\.net")
 PHONE = re.compile(r"([0-9]{7,15})?")
 
 _KEYS = "SELECT company_id, key_type, key_id, value FROM whatsapp_keys"
-_ARCHIVE = (
-    "SELECT id, salon_id, reason, payload FROM whatsapp_archivedcredentials ORDER BY id"
-)
+_ARCHIVE = """
+SELECT a.id, a.salon_id, a.reason,
+       'company_' || s.salon_id AS company_id, a.kid, a.payload
+FROM whatsapp_archivedcredentials a JOIN whatsapp_salon s ON s.id = a.salon_id
+ORDER BY a.id
+"""
 _SECRETS_LEFT = """
 SELECT count(*) FROM whatsapp_pairingattempt
 WHERE finished_at IS NOT NULL AND (code <> '' OR qr <> '' OR qr_until IS NOT NULL)
@@ -109,9 +111,10 @@ class Ledger:
     def _read_stored(self) -> dict[int, Kept]:
         keys: dict[str, dict[tuple[str, str], Any]] = {}
         for row in self.cluster.all(_KEYS):
-            keys.setdefault(row.company_id, {})[row.key_type, row.key_id] = row.value
+            value = opened_key(*row)
+            keys.setdefault(row.company_id, {})[row.key_type, row.key_id] = value
         creds = {
-            row.company_id: row.creds
+            row.company_id: opened_creds(*row)
             for row in self.cluster.all("SELECT company_id, creds FROM whatsapp_auth")
         }
         found = {}
@@ -143,10 +146,8 @@ class Ledger:
         self.archived = []
         for row in self.cluster.all(_ARCHIVE):
             if row.id not in self._opened_archive:
-                text = json.loads(zlib.decompress(row.payload))
-                keys = {(key["t"], key["i"]): key["v"] for key in text["keys"]}
                 self._opened_archive[row.id] = self._judge(
-                    text["creds"], keys, row.reason
+                    *opened_archive(*row[3:]), row.reason
                 )
             self.archived.append((row.id, row.salon_id))
             archive.setdefault(row.salon_id, []).append(self._opened_archive[row.id])

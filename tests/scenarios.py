@@ -25,6 +25,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosedError
 
 from tests.database import SECRETS
+from tests.sealed import opened_creds, opened_key
 from tests.server import Server, descendants, wait_until_gone
 from tests.simulator import Phone, Simulator
 
@@ -248,8 +249,18 @@ class SalonUnderTest:
         rows = self.world.query(
             "SELECT creds FROM whatsapp_auth WHERE company_id = %s", self.session_id
         )
-        creds: Data | None = rows[0][0] if rows else None
-        return creds
+        return opened_creds(self.session_id, rows[0][0]) if rows else None
+
+    def keys(self) -> dict[tuple[str, str], Any]:
+        """Return the stored keys, decoded, by type and id."""
+        rows = self.world.query(
+            "SELECT key_type, key_id, value FROM whatsapp_keys WHERE company_id = %s",
+            self.session_id,
+        )
+        return {
+            (key_type, key_id): opened_key(self.session_id, key_type, key_id, value)
+            for key_type, key_id, value in rows
+        }
 
     def key_count(self) -> int:
         """Return how many keys are stored."""
@@ -466,16 +477,22 @@ class LinkedTemplate:
             mark = page.mark
             await page.send("disconnect-whatsapp")
             await page.status("stopped", since=mark)
-        ((creds,),) = world.query(
-            "SELECT creds::text FROM whatsapp_auth WHERE company_id = %s",
-            salon.session_id,
-        )
-        ((keys,),) = world.query(
-            "SELECT jsonb_agg(jsonb_build_object('t', key_type, 'i', key_id,"
-            " 'v', value))::text FROM whatsapp_keys WHERE company_id = %s",
-            salon.session_id,
-        )
-        return cls(creds, keys, salon.number)
+        return await asyncio.to_thread(cls.of, salon)
+
+    @classmethod
+    def of(cls, salon: "SalonUnderTest", *key_types: str) -> Self:
+        """Take what a linked salon has stored.
+
+        Args:
+            salon: to take it from.
+            key_types: take no other keys.
+        """
+        keys = [
+            {"t": key_type, "i": key_id, "v": value}
+            for (key_type, key_id), value in salon.keys().items()
+            if not key_types or key_type in key_types
+        ]
+        return cls(json.dumps(salon.creds()), json.dumps(keys), salon.number)
 
     def store(self, salon: SalonUnderTest, number: str) -> str:
         """Make ``salon`` linked to ``number``, here and at WhatsApp; return the JID."""

@@ -130,11 +130,7 @@ class Secrets:
     def add_salon(self, salon: SalonUnderTest) -> None:
         """Add what is stored for a salon now, and its numbers."""
         self.add_stored("creds", salon.creds())
-        keys = salon.world.query(
-            "SELECT key_type, value FROM whatsapp_keys WHERE company_id = %s",
-            salon.session_id,
-        )
-        for key_type, value in keys:
+        for (key_type, _), value in salon.keys().items():
             self.add_stored(key_type, value)
         for number in (salon.number, salon.other_number, sender_to(salon)):
             self.add_text("phone number", number[1:])

@@ -16,6 +16,7 @@ import pytest
 from django.core.management import call_command
 from django.db import connection
 
+from tests.factories import stored_rows
 from tests.gateway_fixtures import (  # noqa: F401
     SalonStory,
     World,
@@ -26,7 +27,7 @@ from tests.gateway_fixtures import (  # noqa: F401
 from tests.previous_service import LONG_AGO
 from tests.simulator import Phone
 from tests.simulator.test_simulator import Client, Clients
-from whatsapp.models import Salon, WhatsAppAuth, WhatsAppKey
+from whatsapp.models import Salon
 from whatsapp.services import growth
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.e2e]
@@ -77,18 +78,20 @@ def _leave_rows(dump: dict[str, Any], company_id: str) -> None:
         )
 
 
-def _rows(company_id: str) -> tuple[str, list[tuple[str, str, str]]]:
-    auth = WhatsAppAuth.objects.get(company_id=company_id)
-    keys = WhatsAppKey.objects.filter(company_id=company_id)
-    return json.dumps(auth.creds), [
-        (key.key_type, key.key_id, json.dumps(key.value)) for key in keys
+def _rows() -> tuple[str, list[tuple[str, str, str]]]:
+    creds, keys = stored_rows(Salon.objects.get(salon_id=SALON_ID))
+    return json.dumps(creds), [
+        (key_type, key_id, json.dumps(value))
+        for (key_type, key_id), value in keys.items()
     ]
 
 
-def _signal_sessions(company_id: str, *users: str) -> dict[str, Any]:
-    keys = WhatsAppKey.objects.filter(company_id=company_id, key_type="session")
+def _signal_sessions(*users: str) -> dict[str, Any]:
+    _, keys = stored_rows(Salon.objects.get(salon_id=SALON_ID))
     return {
-        key.key_id: key.value for key in keys if key.key_id.startswith(tuple(users))
+        key_id: value
+        for (key_type, key_id), value in keys.items()
+        if key_type == "session" and key_id.startswith(users)
     }
 
 
@@ -128,12 +131,12 @@ async def test_a_device_goes_from_bare_baileys_to_us_and_back(
     story = SalonStory(world, salon, phone)
     await story.status("open")
     assert await story.me() == jid
-    found = await world.call(_signal_sessions, salon.session_id, lid, contact.number)
+    found = await world.call(_signal_sessions, lid, contact.number)
     assert len(found) == 1
     await writes("second")
 
     async def is_read() -> bool:
-        now = await world.call(_signal_sessions, salon.session_id, *found)
+        now = await world.call(_signal_sessions, *found)
         return now != found
 
     await world.until(is_read, "a message is read on the old Signal session")
@@ -142,7 +145,7 @@ async def test_a_device_goes_from_bare_baileys_to_us_and_back(
     await world.no_connections(jid=jid)
 
     # And back: bare Baileys goes on with the rows that we have written.
-    creds, keys = await world.call(_rows, salon.session_id)
+    creds, keys = await world.call(_rows)
     after = clients.new()
     after.do("load", creds=creds, keys=keys)
     await asyncio.to_thread(after.wait, "loaded")

@@ -12,12 +12,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from django.conf import settings
+
 from tests.chaos import report, salons
 from tests.chaos.arena import Arena, Fault, Outcome, Unrecovered
 from tests.chaos.cluster import Cluster
 from tests.chaos.faults import FAULTS
 from tests.chaos.history import History
 from tests.chaos.observer import Observer, PageWatch
+from tests.database import KEYS, new_key
 from tests.simulator import Simulator
 
 PAGE_SERVERS = 2
@@ -37,6 +40,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=8.0, help="messages in a second")
     parser.add_argument(
         "--slack", type=float, default=1.0, help="factor for all bounds"
+    )
+    parser.add_argument(
+        "--encrypted", action="store_true", help="creds and keys lie encrypted"
     )
     parser.add_argument("--json", type=Path, help="where to write the report")
     parser.add_argument("--keep", action="store_true", help="keep the work folder")
@@ -148,6 +154,13 @@ async def _main(folder: Path, options: argparse.Namespace) -> list[Outcome]:
     return await run(folder, options)
 
 
+def _choose_key(*, encrypted: bool) -> None:
+    """Give the processes that we start a key, and ourselves to read what they store."""
+    key = new_key() if encrypted else ""
+    os.environ[KEYS] = key
+    settings.configure(**{KEYS: [key] if key else []})
+
+
 def main() -> int:
     """Run it; 1 if anything was violated."""
     options = arguments()
@@ -155,6 +168,7 @@ def main() -> int:
         say(*(f"{fault.name:24} {fault.what}" for fault in FAULTS))
         return 0
     chosen(options.only)
+    _choose_key(encrypted=options.encrypted)
     folder = Path(tempfile.mkdtemp(prefix="aiadmin-chaos-"))
     failed = True
     began = time.monotonic()

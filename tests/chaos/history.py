@@ -7,6 +7,7 @@ from typing import Any
 import psycopg
 
 from tests.chaos.writes import CREDS, Committed, Row, fingerprint
+from tests.sealed import opened_creds, opened_key
 
 # A row's lock is held from before its trigger to the commit, so the numbers of one row
 # are in the order of its commits.
@@ -95,10 +96,19 @@ class History:
         for number, session, kind, id_, value, epoch in committed:
             if number not in self._commits:
                 row = (session, kind, id_)
-                self._commits[number] = Committed(number, row, _of(value), epoch)
+                self._commits[number] = Committed(number, row, _of(row, value), epoch)
             self._read = number
-        return {(row[0], row[1], row[2]): _of(row[3]) or "" for row in stored}
+        return {
+            (session, kind, id_): _of((session, kind, id_), value) or ""
+            for session, kind, id_, value in stored
+        }
 
 
-def _of(value: str | None) -> str | None:
-    return None if value is None else fingerprint(json.loads(value))
+def _of(row: Row, text: str | None) -> str | None:
+    """Return the fingerprint of a value as a gateway was asked to store it."""
+    if text is None:
+        return None
+    value = json.loads(text)
+    if row[1] == CREDS:
+        return fingerprint(opened_creds(row[0], value))
+    return fingerprint(opened_key(*row, value))

@@ -79,25 +79,18 @@ def adopt(salon: SalonUnderTest, template: LinkedTemplate) -> LinkedSalon:
     return LinkedSalon(salon, jid)
 
 
-def template_of(cluster: Cluster, linked: LinkedSalon) -> LinkedTemplate:
+def template_of(linked: LinkedSalon) -> LinkedTemplate:
     """Return what a real link has stored, to make others from; but no Signal sessions."""
-    ((creds,),) = cluster.query(
-        "SELECT creds::text FROM whatsapp_auth WHERE company_id = %s", linked.session_id
+    return LinkedTemplate.of(
+        linked.salon, "pre-key", "app-state-sync-key", "device-list"
     )
-    ((keys,),) = cluster.query(
-        "SELECT jsonb_agg(jsonb_build_object('t', key_type, 'i', key_id, 'v', value))::text"
-        " FROM whatsapp_keys WHERE company_id = %s AND key_type IN"
-        " ('pre-key', 'app-state-sync-key', 'device-list')",
-        linked.session_id,
-    )
-    return LinkedTemplate(creds, keys, linked.salon.number)
 
 
 async def make(cluster: Cluster, count: int, by_code: int) -> list[LinkedSalon]:
     """Make ``count`` linked salons, the first ``by_code`` of them by pairing codes."""
     new = [await asyncio.to_thread(cluster.salon) for _ in range(count)]
     linked = [await link_by_code(cluster, salon) for salon in new[:by_code]]
-    template = await asyncio.to_thread(template_of, cluster, linked[0])
+    template = await asyncio.to_thread(template_of, linked[0])
     for salon in new[by_code:]:
         linked.append(await asyncio.to_thread(adopt, salon, template))
     return linked
