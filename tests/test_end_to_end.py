@@ -326,7 +326,7 @@ async def live(
 
 def stored_text(salon: SalonUnderTest) -> tuple[Any, ...] | None:
     creds = salon.creds()
-    return creds and (creds["me"]["id"], creds["noiseKey"]["private"])
+    return (creds["me"]["id"], creds["noiseKey"]["private"]) if creds else None
 
 
 async def test_another_phone_replaces_a_live_link_once_it_has_entered_its_code(
