@@ -1,6 +1,7 @@
 """Every measurement, one after the other: ``make bench``."""
 
-from benchmarks import takeover, time_to_code
+from benchmarks import encryption, takeover, time_to_code
 
 time_to_code.main()
 takeover.main()
+encryption.main()

@@ -381,7 +381,8 @@ async def test_what_postgresql_cannot_store_changes_nothing(
         [{"t": "session", "i": "a", "v": 1}, {"t": "session", "i": "a", "v": 2}]
     ).decode()
     for keys in ("no json", '[{"t": "session", "i": null, "v": 1}]', twice):
-        with pytest.raises(psycopg.Error):
+        # The second: what is to be sealed is read before.
+        with pytest.raises((psycopg.Error, ValueError)):
             await _save(store, ref, '{"other": true}', keys)
     assert "other" not in (await store.load(ref.session_id) or "")
     assert await _get(store, ref, "session", "a") == {}

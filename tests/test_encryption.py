@@ -169,7 +169,7 @@ def test_archives_of_earlier_versions_are_read_and_brought_over(keys):
     key = Fernet.generate_key().decode()
     salon = _archived()
     entry = ArchivedCredentials.objects.get()
-    entry.payload, entry.encrypted = Fernet(key).encrypt(entry.payload), True
+    entry.payload, entry.encrypted = Fernet(key).encrypt(bytes(entry.payload)), True
     entry.save()
     keys(B, key)
     assert _report("--dry-run")["found"]["archives"] == {"fernet": 1}

@@ -25,6 +25,7 @@ POLICIES = [
     "is_multidevice_mismatch",
     "is_bad_session",
     "is_engine_crashed",
+    "is_store_sealed",
     "is_transient",
 ]
 

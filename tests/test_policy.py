@@ -24,6 +24,7 @@ Kind = CodeRefused.Kind
         (411, Then.HALT, "needs_attention", True),
         (440, Then.HALT, "replaced", True),
         (1009, Then.HALT, "needs_attention", True),
+        (1011, Then.HALT, "needs_attention", True),
         (408, Then.BACK_OFF, "reconnecting", False),
         (428, Then.BACK_OFF, "reconnecting", False),
         (500, Then.BACK_OFF, "reconnecting", False),
