@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests import factories
 from whatsapp.models import CredsIndex, WhatsAppAuth
-from whatsapp.services import credentials, sealing
+from whatsapp.services import claims, credentials, encryption, sealing
 from whatsapp.services.sealing import Forged, KeyMissing
 
 A, B = sealing.new_key(), sealing.new_key()
@@ -196,6 +196,16 @@ def test_rows_that_came_past_the_trigger_are_found_and_not_taken_for_nothing():
     CredsIndex.objects.all().delete()  # as after pg_restore --disable-triggers
     assert credentials.stored(salon).linked
     assert CredsIndex.objects.get().state == "linked"
+
+
+@pytest.mark.django_db
+def test_a_gateway_that_starts_finds_them():
+    salon = factories.make_salon()
+    factories.store_creds(salon)
+    CredsIndex.objects.all().delete()
+    assert claims.candidates(10) == []
+    encryption.welcome_gateway()
+    assert claims.candidates(10) == [salon.pk]
 
 
 @pytest.mark.django_db

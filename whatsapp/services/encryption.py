@@ -95,7 +95,11 @@ def unreadable_salons() -> int:
 
 
 def welcome_gateway() -> None:
-    """Say which keys are missing, as a gateway starts; what they opened is tried anew."""
+    """Say which keys are missing, as a gateway starts; what they opened is tried anew.
+
+    Creds that came past the trigger, as from a dump, would not be found: they are indexed.
+    """
+    credentials.reindex()
     if missing := missing_keys():
         logger.error(
             "CREDENTIAL_ENCRYPTION_KEYS lacks %s: the links of %d salons cannot be read.",
