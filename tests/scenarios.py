@@ -13,6 +13,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,7 +28,7 @@ from websockets.exceptions import ConnectionClosedError
 
 from tests.database import SECRETS
 from tests.sealed import opened_creds, opened_key
-from tests.server import Server, descendants, wait_until_gone
+from tests.server import ROOT, START_SECONDS, Server, descendants, wait_until_gone
 from tests.simulator import Phone, Simulator
 
 Data = dict[str, Any]
@@ -86,6 +88,26 @@ class World:
         return Server.start(
             self.folder, self._env, command="whatsapp_gateway", database=""
         )
+
+    def change_settings(self, **settings: str) -> None:
+        """Let every process that is started from now on have these settings."""
+        self._env |= settings
+
+    def manage(self, *words: str) -> str:
+        """Run a management command beside the service; return what it prints."""
+        url = (self.folder / "var" / "database.url").read_text().strip()
+        done = subprocess.run(
+            [sys.executable, "manage.py", *words],
+            cwd=ROOT,
+            env={**os.environ, **self._env, "DATABASE_URL": url},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=START_SECONDS,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
     def restart(self, number: int = signal.SIGTERM) -> None:
         """End the service with a signal and start it again on the same port."""

@@ -45,6 +45,8 @@ export class Journal {
     this.codes = []
     /** @type {object[]} */
     this.messages = []
+    /** @type {object[]} what devices say of messages; "retry": they could not read it */
+    this.receipts = []
     for (const entry of this.#devices.values()) {
       // Facts about the present survive; what is counted starts again.
       Object.assign(entry, {
@@ -75,7 +77,7 @@ export class Journal {
     this.#loginsInFlight--
   }
 
-  /** @param {'hellos' | 'finishes' | 'logins' | 'scans' | 'codes' | 'messages'} list @param {object} entry */
+  /** @param {'hellos' | 'finishes' | 'logins' | 'scans' | 'codes' | 'messages' | 'receipts'} list @param {object} entry */
   add(list, entry) {
     this[list].push({ at: Date.now(), ...entry })
     if (this[list].length > KEEP) this[list].splice(0, KEEP / 10)
@@ -148,6 +150,7 @@ export class Journal {
       scans: this.scans,
       codes: this.codes,
       messages: this.messages,
+      receipts: this.receipts,
       devices: Object.fromEntries(this.#devices),
       preKeyUploads: Object.fromEntries(
         [...this.#devices].map(([jid, entry]) => [jid, entry.preKeyUploads]),

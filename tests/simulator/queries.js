@@ -197,8 +197,12 @@ export function acknowledge(connection, node) {
     tag: 'ack',
     attrs: { class: node.tag, id, from: to, type, t: nodes.unixSeconds() },
   })
-  if (node.tag === 'message' && connection.jid) {
-    connection.server.journal.device(connection.jid).messages++
-    connection.server.journal.add('messages', { from: connection.jid, to, id })
+  if (!connection.jid) return
+  const { journal } = connection.server
+  if (node.tag === 'receipt') {
+    journal.add('receipts', { from: connection.jid, to, id, type: type ?? '' })
+    return
   }
+  journal.device(connection.jid).messages++
+  journal.add('messages', { from: connection.jid, to, id })
 }
