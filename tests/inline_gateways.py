@@ -204,12 +204,17 @@ class InlinePool:
 
     def __init__(self, _conninfo: str, **_options: Any) -> None:
         self._connection = InlineConnection(self.cluster, self.cluster.take())
+        self.cluster.current.pool = self
+
+    def end(self) -> None:
+        """Be gone at once."""
+        self._connection.end()
 
     async def open(self, wait: bool = False) -> None:
         await asyncio.sleep(0)
 
     async def close(self, timeout: float = 0) -> None:  # noqa: ASYNC109
-        self._connection.end()
+        self.end()
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[InlineConnection]:
@@ -244,6 +249,7 @@ class Gateway:
     """A gateway and its engine, on a loop of its own."""
 
     engine: FakeEngine | None = None
+    pool: InlinePool | None = None
 
     def __init__(self, cluster: "Cluster") -> None:
         self.cluster = cluster
@@ -335,6 +341,9 @@ class Gateway:
             while self.loop.turn():
                 pass
             self.loop.ahead += 1
+        # Whoever is killed as it has just started never comes to closing it.
+        if self.pool is not None:
+            self.pool.end()
         self.loop.close()
 
 
