@@ -209,6 +209,7 @@ def _encryption_keys(name: str) -> list[str]:
 
 
 CREDENTIAL_ENCRYPTION_KEYS = _encryption_keys("CREDENTIAL_ENCRYPTION_KEYS")
+WHATSAPP_BACKUP_PASSPHRASE = _text("WHATSAPP_BACKUP_PASSPHRASE")
 NODE_BINARY = _text("NODE_BINARY") or embedded.node_binary()
 
 

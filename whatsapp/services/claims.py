@@ -159,6 +159,23 @@ def candidates(limit: int, owner: str = "", *, patient: bool = False) -> list[in
         return [row[0] for row in cursor.fetchall()]
 
 
+_IS_HELD_SQL = (
+    f"SELECT NOT ({_NOT_LOCKED}) OR (s.owner <> '' AND NOT {_LONG_UP})"  # noqa: S608
+    " FROM whatsapp_whatsappsession s WHERE s.salon_id = %(salon)s"
+)
+
+
+def is_held(salon_pk: int) -> bool:
+    """Say whether a gateway has this salon, or may just be coming back for it."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            _IS_HELD_SQL,
+            {"lock_class": LOCK_CLASS, "grace": GRACE_SECONDS, "salon": salon_pk},
+        )
+        row = cursor.fetchone()
+    return bool(row and row[0])
+
+
 # Rows that are busy are skipped: somebody is just changing them.
 _DEMOTE_SQL = """
 WITH free AS (

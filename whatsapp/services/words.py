@@ -43,9 +43,12 @@ _ARCHIVED: dict[str, Promise] = {
     "replaced": _("another phone was linked, or the same one anew"),
     "logged_out": _("the phone removed this device from its linked devices"),
     "duplicate": _("the previous service had a newer link of the same salon"),
+    "restored": _("a backup was restored in its place"),
 }
 
 _ACTIONS: dict[str, Promise] = {
+    "backed_up": _("Made a backup of the link"),
+    "backup_restored": _("Restored the link from a backup"),
     "bulk_disconnect": _("Stopped several salons at once"),
     "bulk_reconnect": _("Connected several salons anew at once"),
     "connect": _("Asked to connect"),
