@@ -390,6 +390,7 @@ def test_half_paired_creds_are_in_nobodys_way(tmp_path: Path):
     _restore(salon, path)
     assert stored_rows(salon) == (make_creds(), make_keys())
     assert not ArchivedCredentials.objects.exists()
+    assert AuditEvent.objects.filter(action="phone_mismatch_cleanup").count() == 1
 
 
 # --- looking only ---------------------------------------------------------------------
@@ -500,6 +501,7 @@ def test_a_content_that_does_not_add_up_is_refused(tmp_path: Path):
         {"keys": json.dumps(half)},
         {"keys": json.dumps(half + half)},
         {"counts": {"pre-key": 11}},
+        {"counts": {"pre-key": 10}},
         {"creds": json.dumps(make_creds(OTHER_PHONE))},
         {"creds": json.dumps(make_creds(linked=False)), "me": "x"},
         {"creds": "{"},
@@ -769,6 +771,19 @@ def test_a_passphrase_is_the_same_on_every_keyboard(tmp_path: Path):
 
 
 # --- all of them ----------------------------------------------------------------------
+
+
+def test_what_does_not_open_to_what_went_in_is_not_kept(tmp_path: Path, monkeypatch):
+    seal = backup_file.seal
+
+    def forgetful(content: bytes, passphrase: Passphrase) -> bytes:
+        return seal(content.replace(b"Ivanova", b"Petrova"), passphrase)
+
+    monkeypatch.setattr(backup_file, "seal", forgetful)
+    salon = _stopped(make_salon(title="Ivanova"))
+    with pytest.raises(CommandError, match="Nothing was kept"):
+        _back_up(salon, tmp_path / "kept")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_all_linked_salons_are_backed_up(tmp_path: Path):
