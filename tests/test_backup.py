@@ -48,6 +48,7 @@ from whatsapp.services import (
     claims,
     credentials,
     pairing,
+    sealing,
     sessions,
 )
 from whatsapp.services.backup import Refusal
@@ -146,7 +147,8 @@ def _kept(tmp_path: Path) -> tuple[Salon, Path]:
 
 
 @pytest.mark.parametrize("form", ["base64", "bytes", "index"])
-def test_a_link_comes_back_to_the_letter(tmp_path: Path, form: str):
+def test_a_link_comes_back_to_the_letter(tmp_path: Path, form: str, settings):
+    settings.CREDENTIAL_ENCRYPTION_KEYS = []
     salon = make_salon()
     store_creds(salon, make_creds(form=form), make_keys(form))
     with connection.cursor() as cursor:
@@ -175,12 +177,12 @@ def test_five_thousand_keys_come_back(tmp_path: Path):
             " md5(n::text) || md5((-n)::text)) FROM generate_series(1, 5000) n",
             [salon.session_id],
         )
-    before = _texts(salon.session_id)
+    before = stored_rows(salon)
     path = _back_up(salon, tmp_path / "big")
     _lose(salon)
     told = json.loads(_restore(salon, path, "--json"))
     assert told["backup"]["keys"]["pre-key"] == 5001
-    assert _texts(salon.session_id) == before
+    assert stored_rows(salon) == before
 
 
 def test_what_is_restored_is_stopped_and_shuts_out_what_is_in_flight(tmp_path: Path):
@@ -250,6 +252,55 @@ def test_another_salons_link_is_restored_only_if_that_is_said(tmp_path: Path):
     assert stored_rows(other) == (make_creds(), make_keys())
     # And then not once more: one of them would throw the other out.
     assert _refusals(salon, path, "--replace") == ["device_elsewhere"]
+
+
+def test_what_lies_sealed_goes_to_an_installation_with_another_key(
+    tmp_path: Path, settings
+):
+    settings.CREDENTIAL_ENCRYPTION_KEYS = [sealing.new_key()]
+    salon = make_salon()
+    link(salon)
+    sessions.disconnect(salon, "staff")
+    before = stored_rows(salon)
+    assert before == (make_creds(), make_keys())
+    path = _back_up(salon, tmp_path / "kept")
+    WhatsAppSession.objects.update(owner="")
+    for keys in ([sealing.new_key()], []):
+        _lose(salon)
+        settings.CREDENTIAL_ENCRYPTION_KEYS = keys
+        _restore(salon, path)
+        assert stored_rows(salon) == before
+        lying = _texts(salon.session_id)
+        assert all(('"sealed"' in text) is bool(keys) for _type, _id, text in lying)
+        # The same once more is the same, although no sealed value is ever the same.
+        _restore(salon, path)
+        assert _texts(salon.session_id) == lying
+    assert not ArchivedCredentials.objects.exists()
+
+
+def test_what_cannot_be_opened_is_neither_kept_nor_replaced_by_accident(
+    tmp_path: Path, settings
+):
+    key = sealing.new_key()
+    settings.CREDENTIAL_ENCRYPTION_KEYS = [key]
+    salon = make_salon()
+    link(salon)
+    sessions.disconnect(salon, "staff")
+    path = _back_up(salon, tmp_path / "kept")
+    WhatsAppSession.objects.update(owner="")
+    settings.CREDENTIAL_ENCRYPTION_KEYS = [sealing.new_key()]
+    with pytest.raises(CommandError, match="CREDENTIAL_ENCRYPTION_KEYS"):
+        _back_up(salon, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+    assert _refusals(salon, path) == ["unreadable"]
+    _restore(salon, path, "--replace")
+    assert stored_rows(salon) == (make_creds(), make_keys())
+    # The key turns up again: nothing was lost.
+    settings.CREDENTIAL_ENCRYPTION_KEYS.append(key)
+    with sessions.locked(salon):
+        entry = ArchivedCredentials.objects.get(salon=salon)
+        assert credentials.put_back(salon, "staff", entry)
+    assert stored_rows(salon) == (make_creds(), make_keys())
 
 
 # --- what is refused ------------------------------------------------------------------
@@ -516,7 +567,8 @@ def test_a_content_that_does_not_add_up_is_refused(tmp_path: Path):
             backup.unpack(forged, OPENER)
 
 
-def test_what_the_database_does_not_take_changes_nothing(tmp_path: Path):
+def test_what_the_database_does_not_take_changes_nothing(tmp_path: Path, settings):
+    settings.CREDENTIAL_ENCRYPTION_KEYS = []  # sealed, it takes everything
     salon, path = _kept(tmp_path)
     content = json.loads(backup_file.unseal(path.read_bytes(), OPENER))
     keys = json.loads(content["keys"])

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.fernet import Fernet
 from django.core.management import CommandError, call_command
 
 from tests.gateway_fixtures import (  # noqa: F401
@@ -20,8 +19,9 @@ from tests.gateway_fixtures import (  # noqa: F401
     simulator,
     world,
 )
+from tests.sealed import opened_key
 from whatsapp.models import Salon, WhatsAppAuth, WhatsAppKey, WhatsAppSession
-from whatsapp.services import backup_file, claims, salons
+from whatsapp.services import backup_file, claims, salons, sealing
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.e2e]
 
@@ -50,7 +50,10 @@ def _move_house() -> Salon:
 
 def _signal_sessions(company_id: str) -> dict[str, Any]:
     keys = WhatsAppKey.objects.filter(company_id=company_id, key_type="session")
-    return {key.key_id: key.value for key in keys}
+    return {
+        key.key_id: opened_key(company_id, key.key_type, key.key_id, key.value)
+        for key in keys
+    }
 
 
 async def test_a_link_goes_on_in_another_installation_without_its_phone(
@@ -58,7 +61,7 @@ async def test_a_link_goes_on_in_another_installation_without_its_phone(
     settings: Any,
     tmp_path: Path,
 ):
-    settings.CREDENTIAL_ENCRYPTION_KEYS = [Fernet.generate_key().decode()]
+    settings.CREDENTIAL_ENCRYPTION_KEYS = [sealing.new_key()]
     path = str(tmp_path / "kept")
     contact = await world.phone()
     phone = await world.phone()
@@ -92,12 +95,13 @@ async def test_a_link_goes_on_in_another_installation_without_its_phone(
     await story.status("stopped")
     await story.no_owner()
     assert "device" in await world.call(_run, "whatsapp_backup", str(SALON_ID), path)
+    assert await world.sql("SELECT 1 FROM whatsapp_keys WHERE value ? 'sealed'")
     known = set(await world.call(_signal_sessions, salon.session_id))
     assert known
     await gateway.stop()
 
     # Another installation, with other keys.
-    settings.CREDENTIAL_ENCRYPTION_KEYS = [Fernet.generate_key().decode()]
+    settings.CREDENTIAL_ENCRYPTION_KEYS = [sealing.new_key()]
     story = SalonStory(world, await world.call(_move_house), phone)
     await world.gateway()
     await world.call(_run, "whatsapp_restore", str(SALON_ID), path)

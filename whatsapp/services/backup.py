@@ -25,6 +25,7 @@ from whatsapp.phones import device_from_jid, mask_phone, phone_from_jid, same_ph
 from whatsapp.services import audit, backup_file, claims, credentials, sessions
 from whatsapp.services.backup_file import BackupError, Damaged, Passphrase
 from whatsapp.services.credentials import CredsState, Exported
+from whatsapp.services.sealing import SealingError
 
 Status = WhatsAppSession.Status
 
@@ -77,9 +78,12 @@ def take(salon: Salon, actor: str) -> Backup:
     """Return a backup of what is stored now, all of one moment; nothing stops for it.
 
     Raises:
-        BackupError: no phone is linked.
+        BackupError: no phone is linked, or what is stored cannot be opened.
     """
-    found = credentials.export(salon)
+    try:
+        found = credentials.export(salon)
+    except SealingError as error:
+        raise BackupError(f"{salon.session_id} cannot be read: {error}.") from None
     if found is None:
         raise BackupError(
             f"{salon.session_id} is not linked: there is nothing to keep."
@@ -174,6 +178,8 @@ class Refusal(StrEnum):
     """The very same device is stored for another salon."""
     OTHER_LINK = "other_link"
     """Another link is stored."""
+    UNREADABLE = "unreadable"
+    """A link is stored, and cannot be opened to be compared."""
     NEWER_STORED = "newer_stored"
     """The same device is stored, in a newer state."""
     NEWER_ARCHIVED = "newer_archived"
@@ -181,7 +187,12 @@ class Refusal(StrEnum):
 
 
 REPLACEABLE = frozenset(
-    {Refusal.OTHER_LINK, Refusal.NEWER_STORED, Refusal.NEWER_ARCHIVED}
+    {
+        Refusal.OTHER_LINK,
+        Refusal.UNREADABLE,
+        Refusal.NEWER_STORED,
+        Refusal.NEWER_ARCHIVED,
+    }
 )
 """What somebody may want all the same."""
 
@@ -234,7 +245,7 @@ def restore(
         BackupError: the database does not take what is in it; nothing has changed.
     """
     with sessions.locked(salon) as session:
-        present = credentials.export(salon)
+        present = _present(salon)
         refused = _refused(salon, session, backup, present, from_salon)
         if replace:
             refused = [one for one in refused if one not in REPLACEABLE]
@@ -242,7 +253,7 @@ def restore(
         if refused or dry_run:
             return Outcome(refused, cautions)
         archived = False
-        if present is None or not _is_same(present, backup):
+        if not isinstance(present, Exported) or not _is_same(present, backup):
             archived = _put(salon, backup, actor)
         _settle(session, backup, connect=connect)
         audit.record(
@@ -255,6 +266,13 @@ def restore(
             archived=archived,
         )
         return Outcome([], cautions, True, archived, session.status)
+
+
+def _present(salon: Salon) -> Exported | SealingError | None:
+    try:
+        return credentials.export(salon)
+    except SealingError as error:
+        return error
 
 
 def _put(salon: Salon, backup: Backup, actor: str) -> bool:
@@ -281,7 +299,7 @@ def _refused(
     salon: Salon,
     session: WhatsAppSession,
     backup: Backup,
-    present: Exported | None,
+    present: Exported | SealingError | None,
     from_salon: int | None,
 ) -> list[Refusal]:
     expected = salon.salon_id if from_salon is None else from_salon
@@ -316,9 +334,13 @@ def _is_live_elsewhere(salon: Salon, phone: str) -> bool:
     return not Salon.objects.get(pk=salon.pk).shared_phone_allowed
 
 
-def _newer(backup: Backup, present: Exported | None) -> dict[Refusal, bool]:
+def _newer(
+    backup: Backup, present: Exported | SealingError | None
+) -> dict[Refusal, bool]:
     if present is None:
         return {}
+    if isinstance(present, SealingError):
+        return {Refusal.UNREADABLE: True}
     identify = credentials.identify
     if identify(present.creds).device != identify(backup.creds).device:
         return {Refusal.OTHER_LINK: True}

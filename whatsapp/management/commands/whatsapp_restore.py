@@ -29,6 +29,8 @@ _REFUSED = {
     " throw the other out: reset that one first.",
     Refusal.OTHER_LINK: "Another link is stored: if the backup is to take its place,"
     " --replace. What is stored goes to the archive.",
+    Refusal.UNREADABLE: "A link is stored, and CREDENTIAL_ENCRYPTION_KEYS cannot open"
+    " it: find the key; or --replace, and it goes to the archive as it is.",
     Refusal.NEWER_STORED: "The same link is stored, and was written later. Going back"
     " makes messages unreadable; if what is stored is no good: --replace.",
     Refusal.NEWER_ARCHIVED: "A link of this phone was in use after this backup, and is"
