@@ -7,6 +7,7 @@ it, the embedded default makes its own database and secrets under VAR_DIR.
 import base64
 import re
 import sys
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -141,11 +142,33 @@ MARKETPLACE_ALLOWED_ORIGINS = _list("MARKETPLACE_ALLOWED_ORIGINS")
 DJANGO_HTTPS = env.bool("DJANGO_HTTPS", default=False)
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = DJANGO_HTTPS
 SECURE_SSL_REDIRECT = DJANGO_HTTPS
-SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$"]
+SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$", r"^metrics$"]
 SECURE_HSTS_SECONDS = 31_536_000 if DJANGO_HTTPS else 0
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if DJANGO_HTTPS else None
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
+
+
+def _metrics_token(text: str) -> str:
+    if not re.fullmatch(r"|[!-~]{16,}", text, re.ASCII):
+        raise ImproperlyConfigured(
+            "METRICS_TOKEN must have 16 characters or more: letters, digits, signs."
+        )
+    return text
+
+
+def _networks(name: str) -> list[IPv4Network | IPv6Network]:
+    try:
+        return [ip_network(item) for item in _list(name)]
+    except ValueError as error:
+        raise ImproperlyConfigured(
+            f"{name} must be networks like 10.20.0.0/16: {error}."
+        ) from None
+
+
+# /metrics is there for whoever fulfils all that is set here; for nobody if nothing is.
+METRICS_TOKEN = _metrics_token(_text("METRICS_TOKEN"))
+METRICS_NETWORKS = _networks("METRICS_NETWORKS")
 
 # --- WhatsApp ----------------------------------------------------------------
 

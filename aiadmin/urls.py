@@ -4,7 +4,7 @@ from django.contrib import admin
 from django.urls import include, path
 from django.views.generic import RedirectView
 
-from aiadmin import health
+from aiadmin import health, metrics
 from whatsapp import api
 
 urlpatterns = [
@@ -15,4 +15,5 @@ urlpatterns = [
     path("marketplace/", include("whatsapp.urls")),
     path("healthz", health.healthz),
     path("readyz", health.readyz),
+    path("metrics", metrics.metrics),
 ]

@@ -423,7 +423,11 @@ class FakeEngine:
         gone = CodeRefused.Kind.ENGINE_GONE
         lost = tuple(one.ref for one in self.sockets.values() if not one.muted)
         self._forget_all(CodeRefused(gone, reason=DisconnectReason.ENGINE_GONE))
-        self._emit(EngineStopped(why, process=1, sessions=lost, convicted=frozenset()))
+        self._emit(
+            EngineStopped(
+                why, "crashed", process=1, sessions=lost, convicted=frozenset()
+            )
+        )
 
     def come_back(self) -> None:
         """Start Node.js again."""

@@ -42,6 +42,7 @@ RESET_ERROR = "reset-error"
 KNOWN_PHONE = "known-phone"
 SALON_STATUSES = "salon-statuses"
 ERROR = "error"
+ERRORS = (PAIRING_CODE_ERROR, RESET_ERROR, ERROR)
 
 GATEWAYS_GROUP = "whatsapp.gateways"
 LISTS_GROUP = "whatsapp.lists"

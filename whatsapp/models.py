@@ -383,6 +383,11 @@ class Gateway(models.Model):
     engines = models.JSONField(
         default=list, help_text="What its Node.js processes were doing then."
     )
+    metrics = models.JSONField(
+        default=dict,
+        db_default=models.Value({}, models.JSONField()),
+        help_text="What it had counted by then (whatsapp/metrics.py).",
+    )
 
     def __str__(self) -> str:
         return self.name
@@ -529,6 +534,22 @@ class PairingAttempt(models.Model):
 
     def __str__(self) -> str:
         return f"{self.salon_id}: {self.kind} {self.stage}"
+
+
+class AttemptEnd(models.Model):
+    """How many link attempts ended so. Written by a trigger, so none is missed.
+
+    Several rows say the same, and their sum counts: nobody waits for anybody else's row.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    kind = models.CharField(max_length=4, choices=PairingAttempt.Kind)
+    outcome = models.CharField(max_length=10, help_text="Its last stage.")
+    error = models.CharField(max_length=32, blank=True)
+    attempts = models.BigIntegerField(default=1, db_default=1)
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.outcome}: {self.attempts}"
 
 
 class ArchivedCredentials(models.Model):

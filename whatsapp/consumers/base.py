@@ -16,7 +16,7 @@ from django.utils import translation
 from django.utils.translation import gettext as _
 from django.utils.translation.trans_real import parse_accept_lang_header
 
-from whatsapp import consumers, events, page
+from whatsapp import consumers, events, metrics, page
 from whatsapp.errors import ErrorCode, WhatsAppError
 from whatsapp.page import Event
 
@@ -41,6 +41,8 @@ class Socket(AsyncWebsocketConsumer):
     # One listener serves all pages of the process: a page must open when the layer is
     # down, and the in-memory layer walks all its channels at every message.
     channel_layer_alias = "none"
+    page_name = ""
+    """Which page it is of, for the metrics."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -48,12 +50,17 @@ class Socket(AsyncWebsocketConsumer):
         self._closing = False
         self._speaking = asyncio.Lock()
         self._arrivals: deque[float] = deque(maxlen=consumers.FLOOD_MESSAGES)
+        self._received = metrics.page_messages.labels(self.page_name, "in")
+        self._sent = metrics.page_messages.labels(self.page_name, "out")
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Run the socket; however it ends, nothing of it stays behind."""
+        sockets = metrics.page_sockets.labels(self.page_name)
+        sockets.inc()
         try:
             await super().__call__(scope, receive, send)
         finally:
+            sockets.dec()
             self._closing = True
             await self._clean_up()
 
@@ -120,6 +127,7 @@ class Socket(AsyncWebsocketConsumer):
         """Take one message of the page."""
         if self._closing:
             return
+        self._received.inc()
         if self._is_flood():
             await self._refuse(WhatsAppError(ErrorCode.RATE_LIMITED))
             return
@@ -176,6 +184,12 @@ class Socket(AsyncWebsocketConsumer):
             for name, data in told:
                 message = orjson.dumps({"event": name, "data": data})
                 await self.send(text_data=message.decode())
+                self._note_sent(name, data)
+
+    def _note_sent(self, name: str, data: Data) -> None:
+        self._sent.inc()
+        if name in events.ERRORS:
+            metrics.page_errors.labels(self.page_name, data["code"]).inc()
 
     async def _error(self, error: WhatsAppError) -> None:
         await self._say(lambda: [self._worded(error)])

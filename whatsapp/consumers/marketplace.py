@@ -23,6 +23,8 @@ ACTOR = "page"
 class MarketplaceConsumer(SalonPage):
     """One page of one salon."""
 
+    page_name = "marketplace"
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._grant: Grant | None = None

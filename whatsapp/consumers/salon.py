@@ -30,6 +30,8 @@ class SalonConsumer(StaffSocket, SalonPage):
     To look begins nothing: no QR is asked for, and no session resumed.
     """
 
+    page_name = "salon"
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._actions: frozenset[Action] = frozenset()

@@ -16,11 +16,14 @@ from whatsapp.watcher import database, watcher
 class SessionStatusConsumer(StaffSocket):
     """A list of salons: it says which it shows, and is told how they fare."""
 
+    page_name = "list"
+
     async def show(self, frame: str) -> None:
         """Send what is new of the salons that are watched."""
         async with self._speaking:
             if not self._closing:
                 await self.send(text_data=frame)
+                self._sent.inc()
 
     async def _accept_rights(self, rights: Rights) -> None:
         if not rights.any:

@@ -225,6 +225,7 @@ class Process:
         self._emit(
             EngineStopped(
                 death.text,
+                death.cause.name.lower(),
                 self.number,
                 sessions=tuple(refs),
                 convicted=frozenset(ref for ref in refs if ref.session_id in convicted),

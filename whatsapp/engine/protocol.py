@@ -196,6 +196,8 @@ class EngineStopped:
     """
 
     error: str
+    # crashed, hung, recycled or unheard (supervision.Cause).
+    cause: str
     process: int
     sessions: tuple[SessionRef, ...]
     # Those of the sessions that end Node.js again and again.

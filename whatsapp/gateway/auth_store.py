@@ -7,11 +7,13 @@ them, unless they are stored sealed (services/sealing.py).
 
 import asyncio
 import logging
+import time
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from whatsapp.engine import SessionRef, StoreRefused
+from whatsapp.gateway.metrics import GatewayMetrics
 from whatsapp.services import sealing
 
 logger = logging.getLogger(__name__)
@@ -82,9 +84,13 @@ class DatabaseAuthStore:
     Args:
         conninfo: libpq connection string.
         size: connections at most, whatever the number of salons.
+        metrics: where it is noted how long reads and writes take.
     """
 
-    def __init__(self, conninfo: str, size: int = 8) -> None:
+    def __init__(
+        self, conninfo: str, size: int = 8, metrics: GatewayMetrics | None = None
+    ) -> None:
+        self._metrics = metrics or GatewayMetrics()
         self._pool = AsyncConnectionPool(
             conninfo,
             min_size=1,
@@ -132,7 +138,9 @@ class DatabaseAuthStore:
         """
         if ref.epoch == UNSTORED_EPOCH:
             return "{}"
+        began = time.perf_counter()
         row = await self._run(_GET, (ref.session_id, key_type, key_ids))
+        self._metrics.read_seconds.observe(time.perf_counter() - began)
         assert row is not None  # noqa: S101  (an aggregate has one row)
         return sealing.unseal_keys_of(ref.session_id, key_type, str(row[0]))
 
@@ -160,6 +168,7 @@ class DatabaseAuthStore:
             "epoch": ref.epoch,
             "number": number,
         }
+        began = time.perf_counter()
         if sealing.is_enabled():
             await self._note_key()
             creds = creds and sealing.seal_creds(ref.session_id, creds)
@@ -168,11 +177,13 @@ class DatabaseAuthStore:
             _SAVE, {**place, "id": ref.session_id, "creds": creds, "keys": keys}
         )
         if row is not None and row[0]:
+            self._metrics.wrote(creds, keys, time.perf_counter() - began)
             return
         # Stored by a try whose answer was lost; or a socket that a reset wants unlinked:
         # it must live until its owner has done so, and a refused write would end it.
         known = await self._run(_NOT_FENCED, place)
         if not (known and known[0]):
+            self._metrics.writes_refused.inc()
             raise StoreRefused(f"{ref.session_id}: epoch {ref.epoch} is over")
 
     async def _note_key(self) -> None:
@@ -193,7 +204,9 @@ class DatabaseAuthStore:
             except (psycopg.OperationalError, PoolTimeout) as error:
                 # Every statement here may be repeated: it says what is, not what to add.
                 if attempt == TRIES - 1:
+                    self._metrics.store_failures.inc()
                     raise
+                self._metrics.store_retries.inc()
                 logger.warning("Creds store: %s, again", type(error).__name__)
                 await asyncio.sleep(RETRY_SECONDS * 2**attempt)
         return None

@@ -52,7 +52,9 @@ class Host(Protocol):
     left: asyncio.Event
     """Set whenever a runner has ended."""
 
-    def start_runner(self, salon_pk: int) -> None: ...
+    def start_runner(
+        self, salon_pk: int, free_since: float, *, handed_over: bool
+    ) -> None: ...
 
     async def catch_up(self) -> None:
         """Learn what sessions have to know before they start."""
@@ -193,8 +195,13 @@ class Claimer:
         mine = balance.preferred(wanted, shares, self._id)[: max(room, 0)]
         return list(dict.fromkeys([*mine, *left]))
 
-    async def claim(self, pks: list[int]) -> int:
-        """Claim salons and start a runner for each; return how many are ours now."""
+    async def claim(self, pks: list[int], *, handed_over: bool = False) -> int:
+        """Claim salons and start a runner for each; return how many are ours now.
+
+        Args:
+            pks: the salons.
+            handed_over: another gateway has just left them to this one.
+        """
         async with self._claiming:
             free = [pk for pk in pks if self._is_free(pk)]
             if not (self.is_claiming and free):
@@ -227,7 +234,7 @@ class Claimer:
             await self._ownership.release(set(locked) - set(ours))
             for pk in ours:
                 self._free_since.pop(pk, None)
-                self._host.start_runner(pk)
+                self._host.start_runner(pk, since[pk], handed_over=handed_over)
             if len(ours) < len(locked):
                 self._look_later()
             return len(ours)
@@ -240,7 +247,7 @@ class Claimer:
 
     async def _claim_left(self, pks: list[int]) -> None:
         with contextlib.suppress(LocksLost):
-            await self.claim(pks)
+            await self.claim(pks, handed_over=True)
 
     async def release(self, runner: SalonRunner, to: str = "") -> None:
         """Give a salon up: its owner is cleared first, then its lock is freed.

@@ -32,6 +32,7 @@ from whatsapp.gateway.auth_store import UNSTORED_EPOCH, DatabaseAuthStore
 from whatsapp.gateway.claimer import Claimer
 from whatsapp.gateway.database import DATABASE_ERRORS, Services, conninfo
 from whatsapp.gateway.messages import Abandon, Gone, Look, Pulse
+from whatsapp.gateway.metrics import GatewayMetrics, Waits
 from whatsapp.gateway.ownership import LocksLost
 from whatsapp.gateway.pace import Pace
 from whatsapp.gateway.runner import SalonRunner
@@ -45,6 +46,7 @@ from whatsapp.services import (
     encryption,
     gateways,
     growth,
+    metrics,
     sessions,
     timeline,
 )
@@ -89,6 +91,7 @@ class SessionManager:
     def __init__(self, **engine_options: Any) -> None:
         self.name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"[:64]
         self.services = Services()
+        self.metrics = GatewayMetrics()
         self.teller = Teller(self.services)
         self.settings = policy.Clocks(finish=settings.WHATSAPP_FINISH_TIMEOUT)
         self._engine_options = engine_options
@@ -162,7 +165,7 @@ class SessionManager:
 
     async def _start(self) -> None:
         database = await self._reach_database()
-        self.store = DatabaseAuthStore(database)
+        self.store = DatabaseAuthStore(database, metrics=self.metrics)
         await self.store.open()
         self.claimer = Claimer(self, self._id, database)
         self.engine = Engine(
@@ -249,9 +252,18 @@ class SessionManager:
 
     # --- salons -----------------------------------------------------------------------
 
-    def start_runner(self, salon_pk: int) -> None:
-        """Run a salon that is ours now."""
-        runner = self.runners[salon_pk] = SalonRunner(self, salon_pk)
+    def start_runner(
+        self, salon_pk: int, free_since: float, *, handed_over: bool
+    ) -> None:
+        """Run a salon that is ours now.
+
+        Args:
+            salon_pk: the salon.
+            free_since: when it was seen without a gateway, by the loop's clock.
+            handed_over: another gateway has just left it to this one.
+        """
+        waits = Waits(self.metrics, free_since, handed_over=handed_over)
+        runner = self.runners[salon_pk] = SalonRunner(self, salon_pk, waits)
         runner.post(Look())
 
     async def catch_up(self) -> None:
@@ -312,7 +324,8 @@ class SessionManager:
             }
             for stats in self.engine.stats()
         ]
-        await self.services(gateways.touch, self._id, engines)
+        figures = self.metrics.snapshot(self.engine.waiting)
+        await self.services(gateways.touch, self._id, engines, figures)
         await self.claimer.share()
         # One rate for all: each gateway has its part of it.
         self.pace.per_second = settings.WHATSAPP_START_RATE / self.claimer.gateways
@@ -374,6 +387,7 @@ class SessionManager:
                 await self.services(timeline.purge)
                 await self.services(api_answers.purge)
                 await self.services(gateways.purge)
+                await self.services(metrics.compact)
                 if layer is not None and self._channel:
                     # The in-memory layer forgets members of a group after a day.
                     await layer.group_add(events.GATEWAYS_GROUP, self._channel)
@@ -422,6 +436,7 @@ class SessionManager:
                 runner.post(Look(hurry=True))
 
     def _on_engine_stopped(self, stopped: EngineStopped) -> None:
+        self.metrics.engine_restarts.labels(stopped.cause).inc()
         logger.error(
             "Node.js ended: process %d (%s), and with it %d sessions",
             stopped.process,

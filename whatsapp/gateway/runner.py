@@ -47,6 +47,7 @@ from whatsapp.gateway.messages import (
     Refused,
     SocketMessage,
 )
+from whatsapp.gateway.metrics import Waits
 from whatsapp.gateway.streak import Streak
 from whatsapp.models import PairingAttempt, Salon, WhatsAppSession
 from whatsapp.phones import phone_from_jid
@@ -81,9 +82,10 @@ class SalonRunner:
     Args:
         host: the gateway.
         salon_pk: primary key of the salon.
+        waits: measures how long it waits.
     """
 
-    def __init__(self, host: Host, salon_pk: int) -> None:
+    def __init__(self, host: Host, salon_pk: int, waits: Waits) -> None:
         self.salon_pk = salon_pk
         self.epoch = -1
         self.attempt_id: int | None = None
@@ -101,6 +103,7 @@ class SalonRunner:
         self._ever_open = False
         self._was_outdated = False
         self._streak = Streak()
+        self._waits = waits
         self._turn: float | None = None
         self._version = (0, 0, 0)
         self._timer: asyncio.TimerHandle | None = None
@@ -203,13 +206,9 @@ class SalonRunner:
         match message:
             # A socket that shows a code has QRs as well; they are nobody's.
             case Qr(qr=qr, lifetime_s=lifetime) if self._shows_qr:
-                await self._call(
-                    attempts.record_qr, attempt_id, ref.epoch, qr, lifetime
-                )
+                await self._show(attempts.record_qr, attempt_id, ref, qr, lifetime)
             case Code(code=code):
-                if not await self._call(
-                    attempts.record_code, attempt_id, ref.epoch, code
-                ):
+                if not await self._show(attempts.record_code, attempt_id, ref, code):
                     self.post(Look())
             case CodeEntered():
                 self.is_entered = True
@@ -223,6 +222,19 @@ class SalonRunner:
                 await self._fail_attempt(ErrorCode.PASSKEY_REQUIRED, ref.epoch)
                 self.post(Look())
 
+    async def _show(
+        self,
+        record: Callable[..., bool],
+        attempt_id: int,
+        ref: SessionRef,
+        *args: object,
+    ) -> bool:
+        """Record a code or a QR; False if nobody wants it any more."""
+        shown = await self._call(record, attempt_id, ref.epoch, *args)
+        if shown:
+            self._waits.shown(attempt_id)
+        return shown
+
     # --- deciding ---------------------------------------------------------------------
 
     async def _look(self) -> None:
@@ -233,6 +245,7 @@ class SalonRunner:
             await self._release()
             return
         self._salon = work.salon
+        self._waits.looked(work)
         if self.ref is not None and work.epoch != self.ref.epoch:
             await self._close_socket(unlink=work.unlink_epoch == self.ref.epoch)
             self._stop_waiting()
@@ -297,6 +310,7 @@ class SalonRunner:
             return
         if attempt.id != self.attempt_id:
             self._streak.failures = 0
+        self._waits.serves(attempt)
         self._stop_waiting()
         if attempt.stage == Stage.FINISHING:
             await self._resume(work, attempt)
@@ -454,6 +468,7 @@ class SalonRunner:
         self._stop_waiting()
         phone = phone_from_jid(jid)
         if await self._call(attempts.record_open, ref.epoch, phone):
+            self._waits.opened(self.attempt_id)
             self.attempt_id = None
             self.is_open = self._ever_open = True
             self._streak.opened()
@@ -482,6 +497,7 @@ class SalonRunner:
         if self._mode is Mode.LINK:
             await self._on_link_closed(ref, reason)
         else:
+            self._waits.closed(reason, was_open=was_open)
             if was_open and self._streak.ended_open():
                 self._host.replaced.pop(self.salon_pk, None)
             await self._on_session_closed(ref, reason)

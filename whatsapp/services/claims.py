@@ -35,6 +35,8 @@ class OpenAttempt:
     """Seconds until the deadline of its stage."""
     fresh: bool
     """Link anew although creds are stored."""
+    age: float
+    """Seconds since it was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,9 @@ class Work:
     """Seconds until it may be started; 0 = now."""
     creds: StoredCreds
     attempt: OpenAttempt | None
+    reason: str
+    status_age: float
+    """Seconds since the status last changed."""
 
 
 _WORK_SQL = """
@@ -59,7 +64,9 @@ SELECT salon.id, salon.salon_id, salon.title, salon.expected_phone,
        coalesce(extract(epoch FROM s.retry_at - now()), 0)::float8,
        creds.state, creds.jid,
        a.id, a.kind, a.phone, a.stage, a.epoch,
-       extract(epoch FROM a.deadline - now())::float8, a.fresh
+       extract(epoch FROM a.deadline - now())::float8, a.fresh,
+       extract(epoch FROM now() - a.requested_at)::float8,
+       s.reason, extract(epoch FROM now() - s.since)::float8
 FROM whatsapp_salon salon
 JOIN whatsapp_whatsappsession s ON s.salon_id = salon.id
 LEFT JOIN whatsapp_credsindex creds ON creds.company_id = 'company_' || salon.salon_id
@@ -85,8 +92,18 @@ def work(salon_pk: int, owner: str) -> Work | None:
     creds = credentials.classify(row[10], row[11])
     attempt = None
     if row[12] is not None:
-        attempt = OpenAttempt(*row[12:19])
-    return Work(salon, row[5], row[6], row[7], row[8], max(0.0, row[9]), creds, attempt)
+        attempt = OpenAttempt(*row[12:20])
+    return Work(
+        salon,
+        row[5],
+        row[6],
+        row[7],
+        row[8],
+        max(0.0, row[9]),
+        creds,
+        attempt,
+        *row[20:22],
+    )
 
 
 _NOT_LOCKED = """NOT EXISTS (

@@ -10,6 +10,7 @@ from datetime import timedelta
 from django.db import connection
 from django.db.models.functions import Now
 
+from whatsapp.metrics import Figures
 from whatsapp.models import Gateway
 from whatsapp.services.claims import LOCK_CLASS
 
@@ -67,9 +68,19 @@ def shares() -> list[Share]:
         return [Share(*row) for row in cursor.fetchall()]
 
 
-def touch(gateway_id: int, engines: list[dict[str, object]]) -> None:
-    """Note that a gateway looked just now, and what its Node.js processes are doing."""
-    Gateway.objects.filter(pk=gateway_id).update(seen_at=Now(), engines=engines)
+def touch(
+    gateway_id: int, engines: list[dict[str, object]], figures: Figures | None = None
+) -> None:
+    """Note that a gateway looked just now, and what it has to tell.
+
+    Args:
+        gateway_id: of its row.
+        engines: what its Node.js processes are doing.
+        figures: what it has counted since it began.
+    """
+    Gateway.objects.filter(pk=gateway_id).update(
+        seen_at=Now(), engines=engines, metrics=figures or {}
+    )
 
 
 def leave(gateway_id: int) -> None:

@@ -130,13 +130,12 @@ def _look(health: Health, cursor: Any) -> None:
     health.gateways = _gateways(cursor)
     health.statuses = reports.states(Salon.objects.all())
     health.not_open = _not_open(cursor)
-    cursor.execute(_AGES)
     (
         health.oldest_proof,
         health.overdue_attempts,
         health.untold,
         health.untold_seconds,
-    ) = cursor.fetchone()
+    ) = ages(cursor)
     health.missing_keys = encryption.missing_keys()
     if health.missing_keys:
         health.unreadable = encryption.unreadable_salons()
@@ -193,6 +192,26 @@ ORDER BY s.since, salon.salon_id
 def _not_open(cursor: Any) -> list[NotOpen]:
     cursor.execute(_NOT_OPEN)
     return [NotOpen(*row) for row in cursor.fetchall()]
+
+
+_DOWN = f"""
+SELECT down.status, count(*), max(down.seconds)
+FROM ({_NOT_OPEN}) AS down(session_id, status, reason, seconds) GROUP BY down.status
+"""  # noqa: S608
+
+
+def down(cursor: Any) -> list[tuple[str, int, float]]:
+    """Return (status, salons, seconds of the longest) of those that are not open."""
+    cursor.execute(_DOWN)
+    rows: list[tuple[str, int, float]] = cursor.fetchall()
+    return rows
+
+
+def ages(cursor: Any) -> tuple[float | None, int, int, float]:
+    """Return what ``Health`` has from oldest_proof to untold_seconds."""
+    cursor.execute(_AGES)
+    row: tuple[float | None, int, int, float] = cursor.fetchone()
+    return row
 
 
 _AGES = f"""
