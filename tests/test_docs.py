@@ -12,6 +12,7 @@ from django.core.management import get_commands
 
 from whatsapp.api import api
 from whatsapp.errors import ErrorCode
+from whatsapp.metrics import CATALOGUE
 from whatsapp.models import WhatsAppSession
 from whatsapp.roles import Scope
 
@@ -21,7 +22,7 @@ DOCUMENTS = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 API = DOCS / "api.md"
 REGRESSIONS = DOCS / "regressions.md"
 
-CATALOGUE = {"K": 47, "S": 28, "P": 41}
+TROUBLES = {"K": 47, "S": 28, "P": 41}
 """The numbered troubles of the previous service: K01 to K47, and so on."""
 
 # In pieces, so that this file does not contain what it looks for.
@@ -140,6 +141,17 @@ def test_every_scope_and_field_of_a_problem_is_in_the_documents():
     assert missing(names, API) == set()
 
 
+def test_every_metric_is_in_the_documents_with_its_labels_and_no_other():
+    rows = re.findall(
+        r"^\| `(whatsapp_\w+)` \| ((?:`\w+`(?:, )?)*) \|",
+        (DOCS / "operations.md").read_text(),
+        re.MULTILINE,
+    )
+    named = {name: tuple(re.findall(r"\w+", labels)) for name, labels in rows}
+    assert len(rows) == len(named) > 40
+    assert named == {name: metric.labels for name, metric in CATALOGUE.items()}
+
+
 # --- and nothing that there is not ----------------------------------------------------
 
 
@@ -211,7 +223,7 @@ def test_every_old_trouble_has_a_row_of_its_own():
     rows = re.findall(r"^\| ([KSP]\d\d) \|", REGRESSIONS.read_text(), re.M)
     wanted = [
         f"{letter}{number:02}"
-        for letter, last in CATALOGUE.items()
+        for letter, last in TROUBLES.items()
         for number in range(1, last + 1)
     ]
     assert sorted(rows) == sorted(wanted)

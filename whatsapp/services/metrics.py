@@ -11,6 +11,7 @@ from prometheus_client.core import Metric as Family
 from psycopg_pool import PoolTimeout
 
 from whatsapp import metrics
+from whatsapp.errors import ErrorCode
 from whatsapp.metrics import OTHER, Metric
 from whatsapp.models import PairingAttempt, Salon
 from whatsapp.services import claims, gateways, growth, health, reports
@@ -113,16 +114,34 @@ _OPEN_ATTEMPTS = """
 SELECT kind, stage, count(*) FROM whatsapp_pairingattempt
 WHERE finished_at IS NULL GROUP BY kind, stage
 """
-_OUTCOMES = ("linked", "failed", "expired", "superseded", "cancelled")
+_ENDINGS = [
+    *((outcome, "") for outcome in ("linked", "superseded", "cancelled")),
+    ("expired", ErrorCode.CODE_EXPIRED.value),
+    *(
+        ("failed", error.value)
+        for error in (
+            ErrorCode.PAIRING_TIMEOUT,
+            ErrorCode.PAIRING_CODE_FAILED,
+            ErrorCode.PHONE_NOT_ON_WHATSAPP,
+            ErrorCode.RATE_LIMITED,
+            ErrorCode.WHATSAPP_UNREACHABLE,
+            ErrorCode.ENGINE_OUTDATED,
+            ErrorCode.CREDENTIALS_CONFLICT,
+            ErrorCode.WRONG_PHONE_LINKED,
+            ErrorCode.PASSKEY_REQUIRED,
+            ErrorCode.ACCOUNT_BANNED,
+        )
+    ),
+]
+"""How an attempt may end. What counts from its first time on has to be seen at zero
+before, or nobody sees that time; an ending that is not here is told from then on."""
 
 
 def _attempts(cursor: Any) -> Iterator[Family]:
-    # What counts from its first time on has to be seen at zero before.
     ends = {
-        (kind, outcome, ""): 0.0
+        (kind, *ending): 0.0
         for kind in PairingAttempt.Kind.values
-        for outcome in _OUTCOMES
-        if outcome not in ("failed", "expired")  # those have an error
+        for ending in _ENDINGS
     }
     cursor.execute(_ENDS)
     ends |= {tuple(row[:3]): row[3] for row in cursor.fetchall()}
