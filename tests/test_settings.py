@@ -183,3 +183,30 @@ def test_a_web_version_is_three_numbers(read, version: str):
     assert read(WHATSAPP_WEB_VERSION="2.3000.12")["WHATSAPP_WEB_VERSION"] == "2.3000.12"
     with pytest.raises(ImproperlyConfigured, match="WHATSAPP_WEB_VERSION must look"):
         read(WHATSAPP_WEB_VERSION=version)
+
+
+@pytest.mark.parametrize("token", ["fifteen-letters", "sixteen letters!", "ключ" * 5])
+def test_a_token_of_metrics_that_can_be_guessed_is_refused(read, token: str):
+    assert read()["METRICS_TOKEN"] == ""
+    assert read(METRICS_TOKEN="sixteen-letters!")["METRICS_TOKEN"] == "sixteen-letters!"
+    with pytest.raises(
+        ImproperlyConfigured, match="METRICS_TOKEN must have 16"
+    ) as told:
+        read(METRICS_TOKEN=token)
+    assert token not in str(told.value)
+
+
+def test_networks_of_metrics_are_networks(read):
+    assert read()["METRICS_NETWORKS"] == []
+    networks = read(METRICS_NETWORKS="10.20.0.0/16, 127.0.0.1,2001:db8::/32")
+    assert [str(one) for one in networks["METRICS_NETWORKS"]] == [
+        "10.20.0.0/16",
+        "127.0.0.1/32",
+        "2001:db8::/32",
+    ]
+
+
+@pytest.mark.parametrize("text", ["10.20.0.1/16", "prometheus.internal", "10.0.0.0/33"])
+def test_what_is_no_network_is_refused(read, text: str):
+    with pytest.raises(ImproperlyConfigured, match="METRICS_NETWORKS must be networks"):
+        read(METRICS_NETWORKS=text)
