@@ -261,6 +261,11 @@ class FakeEngine:
         """Say nothing: there is nothing here to be measured."""
         return []
 
+    @property
+    def waiting(self) -> int:
+        """Nobody waits: all start at once."""
+        return 0
+
     # What is left of a socket ---------------------------------------------------------
 
     def _require_running(self) -> None:
