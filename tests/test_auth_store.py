@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import threading
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -18,6 +19,7 @@ from whatsapp.engine import SessionRef, StoreRefused
 from whatsapp.gateway import auth_store
 from whatsapp.gateway.auth_store import UNSTORED_EPOCH, DatabaseAuthStore
 from whatsapp.gateway.database import Services, conninfo
+from whatsapp.gateway.metrics import GatewayMetrics
 from whatsapp.models import Salon, WhatsAppKey, WhatsAppSession
 from whatsapp.services import claims, encryption, sealing, sessions
 
@@ -342,7 +344,8 @@ async def test_a_database_that_stays_away_raises(
     monkeypatch.setattr(auth_store, "RETRY_SECONDS", 0.01)
     monkeypatch.setattr(auth_store, "TRIES", 2)
     address = psycopg.conninfo.make_conninfo(await call(conninfo), port=1)
-    away = DatabaseAuthStore(address)
+    figures = GatewayMetrics()
+    away = DatabaseAuthStore(address, metrics=figures)
     away._pool = AsyncConnectionPool(
         address, timeout=0.1, min_size=0, max_size=1, open=False
     )
@@ -354,6 +357,9 @@ async def test_a_database_that_stays_away_raises(
     with pytest.raises(psycopg.OperationalError):
         await _save(away, ref, None, _entries({("session", "a"): 1}))
     await away.close()
+    said = figures.snapshot(0)
+    assert said["whatsapp_store_retries_total"] == [[[], 3]]
+    assert said["whatsapp_store_failures_total"] == [[[], 3]]
 
 
 async def test_cut_connections_are_replaced_before_anybody_notices(
@@ -411,3 +417,40 @@ async def test_a_session_does_not_begin_with_a_part_of_its_keys(
         await store.load(ref.session_id)
     with pytest.raises(sealing.KeyMissing, match=lost):
         await store.get_keys(ref, "session", ["a"])
+
+
+async def test_what_is_stored_read_refused_and_failed_is_measured(
+    call: Services, ref: SessionRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = GatewayMetrics()
+    store = DatabaseAuthStore(await call(conninfo), metrics=figures)
+
+    def said(name: str, *labels: str) -> float:
+        """Return a counter, or how often a histogram was added to."""
+        found = figures.snapshot(0)[name]
+        if isinstance(found, list):
+            return sum(value for _labels, value in found)
+        return sum(counts[-1] for of, counts, _sum in found["of"] if of == [*labels])
+
+    await store.open()
+    try:
+        keys = _entries({("session", "a"): 1})
+        await _save(store, ref, None, keys)
+        await _save(store, ref, "{}", None)
+        await _save(store, ref, "{}", keys)
+        await _save(store, ref, "{}", keys)
+        await _get(store, ref, "session", "a")
+        with pytest.raises(StoreRefused):
+            await _save(store, replace(ref, epoch=ref.epoch + 1), "{}", None)
+        with pytest.raises(psycopg.Error):
+            await _save(store, ref, None, "no json")
+    finally:
+        await store.close()
+    writes = "whatsapp_store_write_seconds"
+    of = {what: said(writes, what) for what in ("keys", "creds", "both")}
+    # What was refused or failed says nothing about how long a write takes.
+    assert of == {"keys": 1, "creds": 1, "both": 2}
+    assert said("whatsapp_store_read_seconds") == 1
+    assert said("whatsapp_store_writes_refused_total") == 1
+    assert said("whatsapp_store_failures_total") == 1
+    assert said("whatsapp_store_retries_total") == 0

@@ -196,6 +196,15 @@ class DatabaseAuthStore:
     async def _run(
         self, sql: bytes, params: dict[str, object] | tuple[object, ...]
     ) -> tuple[object, ...] | None:
+        try:
+            return await self._try(sql, params)
+        except BaseException:  # the engine cancels what takes too long
+            self._metrics.store_failures.inc()
+            raise
+
+    async def _try(
+        self, sql: bytes, params: dict[str, object] | tuple[object, ...]
+    ) -> tuple[object, ...] | None:
         for attempt in range(TRIES):
             try:
                 async with self._pool.connection() as connection:
@@ -204,7 +213,6 @@ class DatabaseAuthStore:
             except (psycopg.OperationalError, PoolTimeout) as error:
                 # Every statement here may be repeated: it says what is, not what to add.
                 if attempt == TRIES - 1:
-                    self._metrics.store_failures.inc()
                     raise
                 self._metrics.store_retries.inc()
                 logger.warning("Creds store: %s, again", type(error).__name__)
