@@ -549,3 +549,22 @@ def test_every_cause_of_an_end_is_seen_at_zero_before():
     causes = {sample.labels["cause"] for sample in said.samples(name)}
     assert causes == {cause.name.lower() for cause in Cause}
     assert said.value(name) == 0
+
+
+async def test_figures_come_out_of_a_row_as_they_were_counted():
+    figures = GatewayMetrics()
+    for seconds in (0.0001, 0.02, 0.02, 700.0):
+        figures.wrote("{}", None, seconds)
+    counted = {
+        (sample.name, sample.labels["what"], sample.labels.get("le")): sample.value
+        for family in figures._registry.collect()
+        if family.name == metrics.WRITE_SECONDS.name
+        for sample in family.samples
+        if not sample.name.endswith("_created")
+    }
+    said = measured(figures).families[metrics.WRITE_SECONDS.name].samples
+    assert counted == {
+        (one.name, one.labels["what"], one.labels.get("le")): one.value for one in said
+    }
+    assert len(counted) == 3 * (len(metrics.STORE) + 1 + 2)  # and +Inf, count, sum
+    assert {one.labels["gateway"] for one in said} == {"a"}
