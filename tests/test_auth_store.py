@@ -443,7 +443,7 @@ async def test_what_is_stored_read_refused_and_failed_is_measured(
         with pytest.raises(StoreRefused):
             await _save(store, replace(ref, epoch=ref.epoch + 1), "{}", None)
         with pytest.raises(psycopg.Error):
-            await _save(store, ref, None, "no json")
+            await _save(store, ref, None, '[{"t": "session", "i": null, "v": 1}]')
     finally:
         await store.close()
     writes = "whatsapp_store_write_seconds"

@@ -409,7 +409,7 @@ def test_attempts_that_had_ended_before_the_counter_was_there_are_counted():
         sessions.reset(salon, "command")
     pairing.request_qr(salon, "page")
     AttemptEnd.objects.all().delete()
-    migration = import_module("whatsapp.migrations.0012_metrics")
+    migration = import_module("whatsapp.migrations.0013_metrics")
     with connection.cursor() as cursor:
         cursor.execute(migration.COUNT_NO_ENDS)
         cursor.execute(migration.COUNT_ENDS)
