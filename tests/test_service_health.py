@@ -1,6 +1,7 @@
 """The health command: well is 0, and what is not well is 1 and said."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -106,7 +107,7 @@ def test_a_service_that_is_well(gateway: int):
     out = StringIO()
     call_command("whatsapp_health", stdout=out)
     told = out.getvalue()
-    assert "gateway        gateway-a: 0 salons, looked 0 s ago\n" in told
+    assert re.search(r"gateway +gateway-a: 0 salons, looked \d+ s ago\n", told)
     assert "Node.js 1 process 4711, 3 sessions, 200 MB, lag 12 ms, 0 restarts" in told
     assert factories.PHONE not in told + json.dumps(report)
 
