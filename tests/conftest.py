@@ -1,5 +1,6 @@
 """Fixtures for all tests. DATABASE_URL and the secrets come from tests/database.py."""
 
+import math
 import os
 import signal
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from django.db import connections
 from django.test import override_settings
 
 from tests.redis_server import MISSING, PROGRAM, RedisServer
-from whatsapp.services import claims
+from whatsapp.services import claims, looks
 
 # A shell that runs the tests in the background has them ignored, and children inherit it.
 for _number in (signal.SIGINT, signal.SIGHUP):
@@ -64,6 +65,15 @@ def quick_passwords() -> Iterator[None]:
 def long_running_database(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the tests' database, a few seconds old, not look like one that restarted."""
     monkeypatch.setattr(claims, "GRACE_SECONDS", 0.0)
+
+
+@pytest.fixture(autouse=True)
+def gateways_are_taken_for_granted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let salons that a test calls connected stay so, although no gateway runs them.
+
+    Who tests what becomes of them sets it back to 0.
+    """
+    monkeypatch.setattr(looks, "_next", math.inf)
 
 
 @pytest.fixture(autouse=True)

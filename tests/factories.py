@@ -7,7 +7,11 @@ import base64
 import hashlib
 import itertools
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+
+from django.db import connection
 
 from tests.sealed import opened_creds, opened_key
 from whatsapp import events
@@ -240,3 +244,14 @@ def status_of(salon: Salon) -> str:
     """Return the status in the salon's session row."""
     salon.refresh_from_db()
     return salon.session.status
+
+
+@contextmanager
+def run_by_a_gateway(salon: Salon) -> Iterator[None]:
+    """Hold the lock of a salon, as the gateway that runs it does."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_lock(%s, %s)", [claims.LOCK_CLASS, salon.pk])
+        try:
+            yield
+        finally:
+            cursor.execute("SELECT pg_advisory_unlock_all()")

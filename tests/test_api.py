@@ -10,9 +10,11 @@ from django.db import connection, transaction
 from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
 
+from tests.admin_world import linked
 from tests.api_world import BASE, Program, code_of, make_key, program
 from tests.factories import (
     OTHER_PHONE,
+    OWNER,
     PHONE,
     QR,
     last_attempt,
@@ -69,7 +71,7 @@ def ask(who: Program, route: tuple[str, str, str], salon: object, attempt: int =
     return who.ask(method, path, BODIES.get(name))
 
 
-def untouched(salon: Salon) -> object:
+def untouched(salon: Salon) -> tuple[object, ...]:
     """Return all of a salon that a request could change."""
     salon.refresh_from_db()
     session = WhatsAppSession.objects.filter(salon=salon).values().get()
@@ -533,10 +535,57 @@ def test_a_connected_session_is_left_alone_unless_it_is_to_be_connected_anew():
     assert WhatsAppSession.objects.get(salon=salon).epoch == epoch + 1
 
 
-def test_who_is_not_linked_is_not_connected():
-    salon = make_salon()
+CONNECT_CASES = [
+    ("unlinked", "NOT_LINKED"),
+    ("logged_out", "NOT_LINKED"),
+    ("pairing", "REQUEST_IN_PROGRESS"),
+    ("connecting", "under_way"),
+    ("open", "left_open"),
+    ("degraded", "started"),
+    ("reconnecting", "started"),
+    ("stopped", "started"),
+    ("replaced", "started"),
+    ("banned", "ACCOUNT_BANNED"),
+    ("outdated", "started"),
+    ("needs_attention", "started"),
+]
+
+
+def test_who_is_being_connected_is_not_connected_anew_by_asking_again():
+    salon = linked("reconnecting", owner=OWNER, epoch=7)
+    robot, path = program(salon), f"/salons/{salon.salon_id}/connect"
+    started, again = robot.post(path), robot.post(path)
+    assert (started.status_code, started.json()["outcome"]) == (202, "started")
+    assert (again.status_code, again.json()["outcome"]) == (202, "under_way")
+    assert again.json()["session"]["status"] == "connecting"
+    assert WhatsAppSession.objects.get(salon=salon).epoch == 8
+    robot.post(f"/salons/{salon.salon_id}/disconnect")
+    assert robot.post(path).json()["outcome"] == "started"
+    assert robot.post(path, {"anew": True}).json()["outcome"] == "started"
+
+
+def test_connect_is_tried_in_every_status():
+    tried = {status for status, _outcome in CONNECT_CASES}
+    assert tried == set(WhatsAppSession.Status.values)
+
+
+@pytest.mark.parametrize(("status", "outcome"), CONNECT_CASES)
+def test_what_connect_comes_to_depends_on_how_the_session_is(status, outcome):
+    if status in ("unlinked", "logged_out"):
+        salon = make_salon()
+        WhatsAppSession.objects.filter(salon=salon).update(status=status)
+    else:
+        salon = linked(status, owner=OWNER, epoch=7, wanted=status != "stopped")
+    if status == "pairing":
+        pairing.request_code(salon, OTHER_PHONE, "page")
+    before = untouched(salon)
     answer = program(salon).post(f"/salons/{salon.salon_id}/connect")
-    assert (answer.status_code, answer.json()["outcome"]) == (200, "not_linked")
+    if outcome.isupper():
+        assert code_of(answer) == outcome
+        assert untouched(salon)[:3] == before[:3]
+    else:
+        assert answer.status_code == (200 if outcome == "left_open" else 202)
+        assert answer.json()["outcome"] == outcome
 
 
 def test_a_reset_forgets_the_link_and_says_so():

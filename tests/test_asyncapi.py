@@ -34,6 +34,7 @@ DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "asyncapi.yaml"
 
 OF_THE_ADMIN = {events.WATCH, events.SALON_STATUSES}
 OF_THE_API = {
+    ErrorCode.NOT_LINKED,
     ErrorCode.NOT_FOUND,
     ErrorCode.METHOD_NOT_ALLOWED,
     ErrorCode.INVALID_REQUEST,

@@ -1,7 +1,6 @@
 """The commands about salons and sessions, as operators type them."""
 
 import json
-from contextlib import contextmanager
 from datetime import timedelta
 from io import StringIO
 
@@ -18,6 +17,7 @@ from tests.factories import (
     link,
     make_creds,
     make_salon,
+    run_by_a_gateway,
     show_code,
     show_qr,
     status_of,
@@ -25,7 +25,7 @@ from tests.factories import (
     stored_rows,
 )
 from whatsapp.models import AuditEvent, Salon, WhatsAppSession
-from whatsapp.services import claims, pairing, reports, sessions, tokens
+from whatsapp.services import pairing, reports, sessions, tokens
 
 pytestmark = pytest.mark.django_db
 
@@ -80,23 +80,12 @@ def test_status_without_salons_says_what_to_do():
     assert json.loads(_run("whatsapp_status", "--json")[0]) == []
 
 
-@contextmanager
-def _run_by_a_gateway(salon):
-    """Hold the lock of a salon, as the gateway that runs it does."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_lock(%s, %s)", [claims.LOCK_CLASS, salon.pk])
-        try:
-            yield
-        finally:
-            cursor.execute("SELECT pg_advisory_unlock_all()")
-
-
 def test_status_calls_nothing_open_that_nobody_runs():
     lost, silent = make_salon(), make_salon()
     for salon, phone in ((lost, PHONE), (silent, OTHER_PHONE)):
         link(salon, phone)
     sessions.record_alive({silent.pk: 600.0})
-    with _run_by_a_gateway(silent):
+    with run_by_a_gateway(silent):
         found = json.loads(_run("whatsapp_status", "--json")[0])
     told = {
         report["session_id"]: (report["status"], report["reason"]) for report in found
@@ -110,7 +99,7 @@ def test_status_calls_nothing_open_that_nobody_runs():
 def test_status_tells_all_but_the_secrets():
     salon = make_salon(title="Ромашка")
     epoch = link(salon)
-    with _run_by_a_gateway(salon):
+    with run_by_a_gateway(salon):
         out, _err = _run("whatsapp_status", str(salon.salon_id))
         report = json.loads(_run("whatsapp_status", salon.session_id, "--json")[0])
     for fact in (

@@ -72,6 +72,16 @@ def test_a_connected_session_can_be_left_alone():
 
 
 @pytest.mark.django_db
+def test_who_leaves_connected_sessions_alone_leaves_those_that_just_connect_too():
+    salon = linked("connecting", owner=OWNER, epoch=7)
+    outcome = sessions.reconnect(salon, "user:anna", leave_open=True)
+    assert outcome is Reconnected.UNDER_WAY
+    salon.refresh_from_db()
+    assert salon.session.epoch == 7
+    assert sessions.reconnect(salon, "user:anna") is Reconnected.STARTED
+
+
+@pytest.mark.django_db
 def test_a_connected_session_that_is_to_stop_is_not_left_alone():
     salon = linked("open", owner=OWNER)
     assert sessions.disconnect(salon, "x") is Disconnected.STOPPING

@@ -24,7 +24,7 @@ from unfold.sites import UnfoldAdminSite
 
 from whatsapp.models import Salon
 from whatsapp.roles import Action
-from whatsapp.services import staff
+from whatsapp.services import looks, staff
 
 View = Callable[..., HttpResponseBase]
 
@@ -110,7 +110,7 @@ class Site(UnfoldAdminSite):  # type: ignore[misc]  # unfold is untyped
         return [url for url in urls if getattr(url, "name", "") != "view_on_site"]
 
     def admin_view(self, view: View, cacheable: bool = False) -> View:
-        """Let a view answer a refusal with a page of the admin."""
+        """Let a view show what is true, and answer a refusal with a page of the admin."""
 
         def inner(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
             # PostgreSQL has no such text, and would say so from anywhere.
@@ -118,6 +118,7 @@ class Site(UnfoldAdminSite):  # type: ignore[misc]  # unfold is untyped
                 "\0" in text for values in request.GET.lists() for text in values[1]
             ):
                 raise SuspiciousOperation("A parameter with a NUL.")
+            looks.before_reading()
             try:
                 return view(request, *args, **kwargs)
             except PermissionDenied:

@@ -33,6 +33,7 @@ class ErrorCode(StrEnum):
     UNKNOWN_EVENT = "UNKNOWN_EVENT"
     UNAUTHORIZED = "UNAUTHORIZED"
     FORBIDDEN = "FORBIDDEN"
+    NOT_LINKED = "NOT_LINKED"
     NOT_FOUND = "NOT_FOUND"
     METHOD_NOT_ALLOWED = "METHOD_NOT_ALLOWED"
     INVALID_REQUEST = "INVALID_REQUEST"
@@ -129,6 +130,9 @@ CATALOGUE: dict[ErrorCode, Entry] = {
         401,
     ),
     ErrorCode.FORBIDDEN: Entry(_("This page may not be used from here."), 403),
+    ErrorCode.NOT_LINKED: Entry(
+        _("No phone is linked. Link one first, by a code or a QR."), 409
+    ),
     ErrorCode.NOT_FOUND: Entry(_("There is nothing here, or not for this key."), 404),
     ErrorCode.METHOD_NOT_ALLOWED: Entry(
         _("This address does not know this method."), 405

@@ -284,7 +284,7 @@ class SalonAdmin(SalonPageAdmin):
         return TemplateResponse(request, "admin/whatsapp/salon/bulk.html", context)
 
 
-_UNDER_WAY = ("started", "stopping", "stopped")
+_UNDER_WAY = ("started", "under_way", "stopping", "stopped")
 
 
 def _do(salon: Salon, who: str, action: Action) -> str:

@@ -6,17 +6,18 @@ from ninja.security import HttpBearer
 from whatsapp.errors import ErrorCode, WhatsAppError
 from whatsapp.models import ApiKey, Salon
 from whatsapp.roles import Action
-from whatsapp.services import api_keys, salons
+from whatsapp.services import api_keys, looks, salons
 
 
 class KeyAuth(HttpBearer):
-    """Lets in whoever has a good key, at the pace that is its own."""
+    """Lets in whoever has a good key, at its own pace, to read what is true."""
 
     def authenticate(self, request: HttpRequest, token: str) -> ApiKey | None:
         """Return the key; None: missing, forged, expired and revoked look alike."""
         key = api_keys.authenticate(token)
         if key is not None:
             api_keys.take_turn(key)
+            looks.before_reading()
         return key
 
 

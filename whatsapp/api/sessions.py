@@ -1,7 +1,7 @@
 """Salons' sessions: how they are; connect and stop."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 from django.db.models import Q
 from django.http import HttpRequest, HttpResponse
@@ -20,6 +20,7 @@ from whatsapp.api.representation import (
     SalonName,
     Wish,
 )
+from whatsapp.errors import ErrorCode, WhatsAppError
 from whatsapp.events import Snapshot
 from whatsapp.models import PairingAttempt, Salon, WhatsAppSession
 from whatsapp.roles import Action
@@ -75,9 +76,11 @@ class ConnectWish(Wish):
 class Connecting(Representation):
     """What became of the wish to connect."""
 
-    outcome: Reconnected = Field(
-        description="Only `started` has changed anything: the salon has no link, has "
-        "been restricted by WhatsApp, is just being linked, or is connected already."
+    outcome: Literal[
+        Reconnected.STARTED, Reconnected.UNDER_WAY, Reconnected.LEFT_OPEN
+    ] = Field(
+        description="Only `started` has changed anything: else the salon is being "
+        "connected already, or is connected."
     )
     session: Session
 
@@ -145,7 +148,9 @@ def connect(
     idempotency_key: IdempotencyKey = "",
 ) -> HttpResponse:
     """Scope `operate`. 202: it is being connected, the session says how far it is. 200:
-    nothing was to be done, or nothing can be.
+    it is connected. Asked again, nothing begins anew. What cannot be connected is a
+    problem: `NOT_LINKED`, `ACCOUNT_BANNED`, or `REQUEST_IN_PROGRESS` while a phone is
+    being linked.
     """
     found = salon_of(request, salon, Action.CONNECT)
     who = api_keys.actor(key_of(request, Action.CONNECT))
@@ -153,7 +158,13 @@ def connect(
 
     def act() -> tuple[int, Representation]:
         outcome = sessions.reconnect(found, who, leave_open=leave_open)
-        status = 202 if outcome is Reconnected.STARTED else 200
+        if outcome is Reconnected.NOT_LINKED:
+            raise WhatsAppError(ErrorCode.NOT_LINKED)
+        if outcome is Reconnected.BANNED:
+            raise WhatsAppError(ErrorCode.ACCOUNT_BANNED)
+        if outcome is Reconnected.LINKING:
+            raise WhatsAppError(ErrorCode.REQUEST_IN_PROGRESS)
+        status = 200 if outcome is Reconnected.LEFT_OPEN else 202
         return status, Connecting(outcome=outcome, session=represent(found))
 
     return change(request, idempotency_key, act)

@@ -251,17 +251,19 @@ def demote_unowned(grace: float | None = None) -> list[int]:
 SILENT_SECONDS = 90.0
 """No proof of life is older while a gateway says "open": it notices long before."""
 
-_SILENT_SQL = """
+_IS_SILENT = """
+status = 'open' AND coalesce(last_alive_at, since) < now() - make_interval(secs => %(silent)s)
+"""
+
+_SILENT_SQL = f"""
 WITH free AS (
-    SELECT salon_id FROM whatsapp_whatsappsession
-    WHERE status = 'open'
-      AND coalesce(last_alive_at, since) < now() - make_interval(secs => %s)
+    SELECT salon_id FROM whatsapp_whatsappsession WHERE {_IS_SILENT}
     FOR UPDATE SKIP LOCKED
 )
 UPDATE whatsapp_whatsappsession s
 SET status = 'degraded', reason = 'silent', since = now(), revision = s.revision + 1
 FROM free WHERE s.salon_id = free.salon_id RETURNING s.salon_id
-"""
+"""  # noqa: S608
 
 
 def demote_silent(seconds: float = SILENT_SECONDS) -> list[int]:
@@ -274,11 +276,40 @@ def demote_silent(seconds: float = SILENT_SECONDS) -> list[int]:
         The primary keys of the salons that it concerned.
     """
     with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute(_SILENT_SQL, [seconds])
+        cursor.execute(_SILENT_SQL, {"silent": seconds})
         demoted = [row[0] for row in cursor.fetchall()]
         for pk in demoted:
             events.publish(pk)
     return demoted
+
+
+_ARE_SOME_UNPROVED_SQL = f"""
+SELECT EXISTS ({_UNOWNED_SQL}), EXISTS (
+    SELECT FROM whatsapp_whatsappsession WHERE {_IS_SILENT}
+)
+"""  # noqa: S608
+
+
+def demote_unproved() -> None:
+    """Do both, :func:`demote_unowned` and :func:`demote_silent`, if there is need.
+
+    One query says that there is none.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            _ARE_SOME_UNPROVED_SQL,
+            {
+                "lock_class": LOCK_CLASS,
+                "grace": GRACE_SECONDS,
+                "left": LEFT_SECONDS,
+                "silent": SILENT_SECONDS,
+            },
+        )
+        unowned, silent = cursor.fetchone()
+    if unowned:
+        demote_unowned()
+    if silent:
+        demote_silent()
 
 
 _SETTLE_LOST_SQL = """

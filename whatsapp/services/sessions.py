@@ -24,6 +24,8 @@ class Reconnected(StrEnum):
     STARTED = "started"
     LEFT_OPEN = "left_open"
     """It is connected, and whoever asked wanted to leave such salons alone."""
+    UNDER_WAY = "under_way"
+    """It is being connected already, likewise."""
     NOT_LINKED = "not_linked"
     BANNED = "banned"
     """Trying makes it worse: the salon looks into WhatsApp on its phone first."""
@@ -141,7 +143,7 @@ def reconnect(salon: Salon, actor: str, *, leave_open: bool = False) -> Reconnec
     Args:
         salon: the salon.
         actor: who asks, for the audit.
-        leave_open: do not touch a session that is connected.
+        leave_open: do not touch a session that is connected, or is just connecting.
     """
     with locked(salon) as session:
         creds = credentials.stored_or_discarded(salon, actor)
@@ -156,6 +158,12 @@ def reconnect(salon: Salon, actor: str, *, leave_open: bool = False) -> Reconnec
     return outcome
 
 
+_GOING_WELL: dict[str, Reconnected] = {
+    Status.OPEN: Reconnected.LEFT_OPEN,
+    Status.CONNECTING: Reconnected.UNDER_WAY,
+}
+
+
 def _judge_reconnect(
     session: WhatsAppSession, creds: StoredCreds, *, leave_open: bool
 ) -> Reconnected:
@@ -165,8 +173,8 @@ def _judge_reconnect(
         return Reconnected.BANNED
     if PairingAttempt.objects.filter(salon=session.salon_id, finished_at=None).exists():
         return Reconnected.LINKING
-    if leave_open and session.status == Status.OPEN and session.wanted:
-        return Reconnected.LEFT_OPEN
+    if leave_open and session.wanted:
+        return _GOING_WELL.get(session.status, Reconnected.STARTED)
     return Reconnected.STARTED
 
 

@@ -87,6 +87,7 @@ _ACTORS: dict[str, Promise] = {
 _OUTCOMES: dict[str, Promise] = {
     "started": _("started"),
     "left_open": _("already connected, left alone"),
+    "under_way": _("is being connected already"),
     "not_linked": _("no phone is linked"),
     "banned": _(
         "WhatsApp has restricted the account: look into WhatsApp on the phone first"

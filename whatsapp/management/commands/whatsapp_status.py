@@ -5,7 +5,7 @@ from argparse import ArgumentParser
 from typing import Any
 
 from whatsapp.management.salon_command import SalonCommand
-from whatsapp.services import claims, reports
+from whatsapp.services import looks, reports
 from whatsapp.services.reports import SessionReport
 
 
@@ -24,8 +24,7 @@ class Command(SalonCommand):
         self, *_args: Any, salon: str | None, as_json: bool, **_options: Any
     ) -> None:
         """Show them, as they are: nobody else may be there to notice a lost gateway."""
-        claims.demote_unowned()
-        claims.demote_silent()
+        looks.sweep()
         found = reports.sessions(None if salon is None else self.find(salon).pk)
         if as_json:
             shown = found if salon is None else found[0]
