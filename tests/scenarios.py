@@ -83,6 +83,13 @@ class World:
             self.folder, self._env, gateway=gateway, database="", port=port
         )
 
+    def start_pages(self, env: dict[str, str]) -> Server:
+        """Start another page server on the same database, with other settings."""
+        url = (self.folder / "var" / "database.url").read_text().strip()
+        return Server.start(
+            self.folder, {**self._env, **env}, gateway=False, database=url
+        )
+
     def start_gateway(self) -> Server:
         """Start a gateway process beside the page server."""
         return Server.start(
