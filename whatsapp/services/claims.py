@@ -123,7 +123,7 @@ LEFT_SECONDS = 5.0
 
 _PROMISED = """(s.status IN ('open', 'degraded') OR (
     s.status = 'connecting' AND s.since < now() - make_interval(secs => %(left)s)
-))"""
+) OR (s.status IN ('connecting', 'reconnecting') AND NOT s.wanted))"""
 
 _UNOWNED_SQL = (
     "SELECT s.salon_id, s.epoch FROM whatsapp_whatsappsession s"  # noqa: S608
@@ -199,12 +199,13 @@ WITH free AS (
     SELECT s.salon_id FROM whatsapp_whatsappsession s
     JOIN unnest(%s::int[], %s::int[]) AS seen(salon_id, epoch)
         ON s.salon_id = seen.salon_id AND s.epoch = seen.epoch
-    WHERE s.status IN ('open', 'degraded', 'connecting')
+    WHERE s.status IN ('open', 'degraded', 'connecting', 'reconnecting')
     FOR UPDATE OF s SKIP LOCKED
 )
 UPDATE whatsapp_whatsappsession s
-SET status = 'reconnecting', reason = 'gateway_lost', retry_at = NULL, since = now(),
-    revision = s.revision + 1
+SET status = CASE WHEN s.wanted THEN 'reconnecting' ELSE 'stopped' END,
+    reason = CASE WHEN s.wanted THEN 'gateway_lost' ELSE '' END,
+    retry_at = NULL, since = now(), revision = s.revision + 1
 FROM free WHERE s.salon_id = free.salon_id RETURNING s.salon_id
 """
 
@@ -218,7 +219,8 @@ def demote_unowned(grace: float | None = None) -> list[int]:
     """Take back the word "connected" where no gateway stands behind it any more.
 
     A gateway's locks end with it, and so do its sockets; without this the status
-    would go on promising what died with it. Any process may call it.
+    would go on promising what died with it. Who was to be stopped is stopped by that.
+    Any process may call it.
 
     Args:
         grace: seconds since the start of the database in which its owners may still

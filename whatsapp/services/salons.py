@@ -10,6 +10,9 @@ from whatsapp.models import Salon, WhatsAppSession
 from whatsapp.phones import normalize_phone
 from whatsapp.services import audit
 
+MOST_DIGITS = 18
+"""Of a salon id, so that it fits into its column."""
+
 
 def create(salon_id: int, title: str, actor: str = "") -> Salon:
     """Return the salon with the marketplace's number ``salon_id``; made if missing.
@@ -20,10 +23,12 @@ def create(salon_id: int, title: str, actor: str = "") -> Salon:
         actor: who asks; a person's wish is audited.
 
     Raises:
-        ValueError: ``salon_id`` is not positive.
+        ValueError: ``salon_id`` is not positive, or longer than :func:`find` takes it.
     """
-    if salon_id <= 0:
-        raise ValueError("The salon id must be a positive number.")
+    if not 0 < salon_id < 10**MOST_DIGITS:
+        raise ValueError(
+            f"The salon id must be a positive number of at most {MOST_DIGITS} digits."
+        )
     with transaction.atomic():
         salon, created = Salon.objects.update_or_create(
             salon_id=salon_id, defaults={"title": title}
@@ -78,6 +83,9 @@ def update(
     return changed
 
 
+_NAME = re.compile(rf"(?:company_)?([0-9]{{1,{MOST_DIGITS}}})")
+
+
 def find(name: str, among: QuerySet[Salon] | None = None) -> Salon:
     """Return the salon called ``name``: its salon id, or ``company_<salon id>``.
 
@@ -88,7 +96,7 @@ def find(name: str, among: QuerySet[Salon] | None = None) -> Salon:
     Raises:
         Salon.DoesNotExist: there is none.
     """
-    match = re.fullmatch(r"(?:company_)?([0-9]{1,18})", name.strip())
+    match = _NAME.fullmatch(name.strip())
     if not match:
         raise Salon.DoesNotExist(f"{name!r} is not a salon id.")
     try:

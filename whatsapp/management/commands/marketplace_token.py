@@ -1,5 +1,6 @@
-"""`marketplace_token <salon>`: a token that opens the salon's page."""
+"""`marketplace_token <salon> [--json]`: a token that opens the salon's page."""
 
+from argparse import ArgumentParser
 from typing import Any
 
 from django.urls import reverse
@@ -13,7 +14,12 @@ class Command(SalonCommand):
 
     help = "Print a token that opens the salon's page for an hour."
 
-    def handle(self, *_args: Any, salon: str, **_options: Any) -> None:
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Declare the arguments."""
+        super().add_arguments(parser)
+        self.add_json(parser)
+
+    def handle(self, *_args: Any, salon: str, as_json: bool, **_options: Any) -> None:
         """Print it."""
         found = self.find(salon)
         self.stderr.write(
@@ -22,4 +28,10 @@ class Command(SalonCommand):
             f" Open {reverse('marketplace')}#token=<token> in a browser.",
             self.style.NOTICE,
         )
-        self.stdout.write(tokens.issue(found))
+        token = tokens.issue(found)
+        told = {
+            "session_id": found.session_id,
+            "token": token,
+            "expires_in": tokens.LIFETIME_SECONDS,
+        }
+        self.answer(told, token, as_json=as_json)

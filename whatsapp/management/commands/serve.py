@@ -18,6 +18,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import connection, connections
 from django.db.migrations.executor import MigrationExecutor
 
+from whatsapp.management.salon_command import database_errors
 from whatsapp.models import Salon
 from whatsapp.services import claims, salons, tokens
 
@@ -49,8 +50,12 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Declare the options."""
-        parser.add_argument("--host", default="127.0.0.1")
-        parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
+        parser.add_argument(
+            "--host", default="127.0.0.1", help="%(default)s if you do not say"
+        )
+        parser.add_argument(
+            "--port", type=int, default=8000, help="%(default)s; 0 takes a free one"
+        )
         parser.add_argument(
             "--no-gateway", action="store_true", help="serve the pages only"
         )
@@ -69,14 +74,8 @@ class Command(BaseCommand):
             if embedded:
                 embedded.serve()
                 _allow(options["host"])
-            self._migrate(allowed=bool(embedded) or options["migrate"])
-            # No page shall hear "connected" of a link that ended with the last run.
-            if embedded:
-                claims.forget_owners()
-                claims.demote_unowned(grace=0)
-            else:
-                claims.demote_unowned()
-            steps = self._first_steps(url) if embedded else []
+            with database_errors():
+                steps = self._prepare(url, migrate=options["migrate"])
             connections.close_all()
             server = PageServer(listener, gateway=not options["no_gateway"])
             server.run(lambda: self._say(f"Listening on {url}", *steps))
@@ -87,6 +86,17 @@ class Command(BaseCommand):
                 embedded.stop()
         if server.failed:
             sys.exit(1)
+
+    def _prepare(self, url: str, *, migrate: bool) -> list[str]:
+        embedded = bool(settings.EMBEDDED_DATABASE)
+        self._migrate(allowed=embedded or migrate)
+        # No page shall hear "connected" of a link that ended with the last run.
+        if not embedded:
+            claims.demote_unowned()
+            return []
+        claims.forget_owners()
+        claims.demote_unowned(grace=0)
+        return self._first_steps(url)
 
     def _say(self, *lines: str) -> None:
         for line in lines:

@@ -22,7 +22,7 @@ class Command(TablesCommand):
         parser.add_argument(
             "--dry-run", action="store_true", help="say what would go, and stop"
         )
-        parser.add_argument("--json", action="store_true", dest="as_json")
+        self.add_json(parser)
 
     def handle(
         self, *_args: Any, dry_run: bool, as_json: bool, **_options: Any

@@ -5,22 +5,22 @@ from argparse import ArgumentParser
 from dataclasses import asdict
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.utils import translation
 
+from whatsapp.management.salon_command import TablesCommand
 from whatsapp.services import health
 from whatsapp.services.health import GatewayHealth, Health
 
 
-class Command(BaseCommand):
+class Command(TablesCommand):
     """Ends with exit code 0 if nobody has to act, else with 1."""
 
     help = "Say how the service is; exit code 1, and why, if somebody has to act."
-    requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Declare the arguments."""
-        parser.add_argument("--json", action="store_true", dest="as_json")
+        self.add_json(parser)
 
     def handle(self, *_args: Any, as_json: bool, **_options: Any) -> None:
         """Look, and say it."""

@@ -18,7 +18,7 @@ class Command(SalonCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Declare the arguments."""
         super().add_arguments(parser)
-        parser.add_argument("--json", action="store_true", dest="as_json")
+        self.add_json(parser)
 
     def handle(
         self, *_args: Any, salon: str | None, as_json: bool, **_options: Any
