@@ -20,8 +20,12 @@ from whatsapp.routing import websocket_urlpatterns  # noqa: E402
 
 
 async def no_such_socket(_scope: Any, receive: Any, send: Any) -> None:
-    """Refuse a WebSocket at an unknown path; Channels would log an error."""
+    """Refuse a WebSocket at an unknown path; Channels would log an error.
+
+    It is accepted first: only then does a client hear the code.
+    """
     await receive()
+    await send({"type": "websocket.accept"})
     await send({"type": "websocket.close", "code": 4404})
 
 

@@ -1,6 +1,9 @@
 """The staff's admin in a real browser, on the whole service."""
 
 import asyncio
+import re
+import urllib.error
+import urllib.request
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -264,3 +267,59 @@ async def test_fifty_salons_are_reconnected_at_once_and_each_is_seen_to_connect(
     await expect(screen.page.locator("[data-live-progress-count]")).to_have_text("50")
     assert await progress.evaluate("bar => bar.value") == 50
     assert screen.page.url.endswith(f"{LIST}bulk/")
+
+
+async def test_an_owner_makes_a_key_by_keyboard_uses_it_and_ends_it(
+    visit: Visit,
+    world: World,  # noqa: F811
+    salon: SalonUnderTest,  # noqa: F811
+):
+    owner = f"owner{salon.pk}"
+    make_person(world, owner, "owner", salon)
+    keys = "/admin/whatsapp/apikey/"
+    screen = await visit(owner, f"{keys}add/")
+    page = screen.page
+    await expect(page.locator("[name=salon]")).to_have_value(str(salon.salon_id))
+    await expect(page.locator("[type=submit]:visible")).to_have_count(1)
+    await page.locator("[name=name]").focus()
+    await page.keyboard.type("касса")
+    for scope in ("read", "link"):
+        await page.locator(f"[name=scopes][value={scope}]").focus()
+        await page.keyboard.press("Space")
+    await page.keyboard.press("Enter")
+    shown = page.get_by_text(re.compile(r"^\s*wak_\w{10}_"))
+    await expect(shown).to_be_visible()
+    key = (await shown.inner_text()).strip()
+
+    def status() -> int:
+        request = urllib.request.Request(  # noqa: S310  (the service's own address)
+            f"{world.server.url}/api/v1/salons/{salon.salon_id}/session",
+            headers={"Authorization": f"Bearer {key}"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+                return int(answer.status)
+        except urllib.error.HTTPError as refusal:
+            with refusal:
+                return refusal.code
+
+    assert await asyncio.to_thread(status) == 200
+    await page.reload()  # as a new form, or as a question whether to send it again
+    await expect(page.get_by_text(key)).to_have_count(0)
+
+    await page.goto(f"{world.server.url}{keys}")
+    assert key not in await page.content()
+    await page.locator("[name=_selected_action]").check()
+    await page.locator("select[name=action]").select_option("revoke")
+    await page.locator("[name=index]").click()
+    await expect(page.get_by_text("отозван").first).to_be_visible()
+    assert await asyncio.to_thread(status) == 401
+
+
+async def test_the_page_of_the_api_s_routes_works_within_its_policy(
+    opened: Opening,  # noqa: F811
+    world: World,  # noqa: F811
+):
+    screen = await opened("", url=f"{world.server.url}/api/v1/docs")
+    route = screen.page.get_by_text("/api/v1/salons/{salon}/pairing-codes")
+    await expect(route).to_be_visible()

@@ -18,6 +18,7 @@ from django.http import (
 )
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, URLResolver, reverse
+from django.utils.text import capfirst
 from django.utils.translation import gettext_lazy as _
 from unfold.forms import AuthenticationForm
 from unfold.sites import UnfoldAdminSite
@@ -195,7 +196,9 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
             )
         )
     if Action.MANAGE_KEYS in may:
-        people.append(_item(_("API keys"), "key", "admin:whatsapp_apikey_changelist"))
+        # In the middle of a sentence it is written small.
+        title = capfirst(_("API keys"))
+        people.append(_item(title, "key", "admin:whatsapp_apikey_changelist"))
     if person(request).is_superuser:
         people.append(_item(_("Users"), "person", "admin:auth_user_changelist"))
     groups: list[dict[str, Any]] = [

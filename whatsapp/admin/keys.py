@@ -188,6 +188,21 @@ class ApiKeyAdmin(OwnRowsAdmin):
 
     # --- making one -------------------------------------------------------------------
 
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> Any:
+        """Offer one way to make a key: the page that follows shows it, and nothing else."""
+        context = {
+            "show_save_and_add_another": False,
+            "show_save_and_continue": False,
+            **(extra_context or {}),
+        }
+        return super().changeform_view(request, object_id, form_url, context)
+
     def has_add_permission(self, request: HttpRequest) -> bool:
         """Say whether whoever asks may make keys for any salon."""
         return Action.MANAGE_KEYS in may_somewhere(request)
