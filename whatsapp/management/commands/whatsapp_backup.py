@@ -36,7 +36,7 @@ class Command(SalonCommand):
             "--all", type=Path, dest="folder", metavar="DIR", help="every linked salon"
         )
         parser.add_argument("--force", action="store_true", help="overwrite the file")
-        parser.add_argument("--json", action="store_true", dest="as_json")
+        self.add_json(parser)
         passphrase.add_argument(parser)
 
     def handle(

@@ -36,7 +36,7 @@ class Command(TablesCommand):
         parser.add_argument(
             "--new-key", action="store_true", help="print a fresh key, and stop"
         )
-        parser.add_argument("--json", action="store_true", dest="as_json")
+        self.add_json(parser)
 
     def handle(
         self,

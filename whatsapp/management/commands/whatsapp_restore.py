@@ -83,7 +83,7 @@ class Command(SalonCommand):
         parser.add_argument(
             "--from-salon", metavar="SALON", help="the backup is of this other salon"
         )
-        parser.add_argument("--json", action="store_true", dest="as_json")
+        self.add_json(parser)
         passphrase.add_argument(parser)
 
     def handle(
