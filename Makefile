@@ -5,6 +5,7 @@
 # make bench          the measurements
 # make screens        pictures of every state of both faces, in docs/screens/
 # make matrix         every stored state against every fault, in full
+# make encrypted      all tests once more, with creds and keys encrypted in the tables
 # make chaos          breaks a whole service in every way and judges it (ONLY=kill-node OPTIONS=--list)
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ PORT ?= 8000
 # Where it is set, every start compiles all of Django and Twisted anew: two seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run demo test check bench matrix chaos screens install install-dev
+.PHONY: run demo test check bench matrix encrypted chaos screens install install-dev
 
 run: install
 	.venv/bin/python manage.py serve --host $(HOST) --port $(PORT)
@@ -35,6 +36,10 @@ bench: install
 matrix: install-dev
 	.venv/bin/python -m pytest tests/test_matrix.py tests/test_scaled.py --whole-matrix \
 		-k "cell or whatever"
+
+encrypted: install-dev
+	tests/prepare
+	.venv/bin/python -m pytest -n 2 --dist worksteal --encrypted
 
 chaos: install-dev
 	tests/prepare

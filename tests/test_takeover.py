@@ -19,6 +19,7 @@ from tests.previous_service import (
     leave_auth,
     leave_keys,
 )
+from tests.sealed import opened_creds, opened_key
 from whatsapp.models import (
     ArchivedCredentials,
     AuditEvent,
@@ -56,12 +57,17 @@ def _tables() -> list[tuple[Any, ...]]:
 
 def _registration(company_id: str) -> int | None:
     row = WhatsAppAuth.objects.filter(company_id=company_id).first()
-    return row.creds["registrationId"] if row else None
+    return opened_creds(company_id, row.creds)["registrationId"] if row else None
 
 
 def _marks(company_id: str) -> dict[tuple[str, str], str]:
     rows = WhatsAppKey.objects.filter(company_id=company_id)
-    return {(row.key_type, row.key_id): row.value["of"] for row in rows}
+    return {
+        (row.key_type, row.key_id): opened_key(
+            company_id, row.key_type, row.key_id, row.value
+        )["of"]
+        for row in rows
+    }
 
 
 def _session(salon_id: int) -> WhatsAppSession:
