@@ -384,7 +384,8 @@ async def test_an_open_status_is_taken_back_only_where_no_gateway_stands_behind_
         nobodys.pk,
     )
     assert await world.call(claims.demote_unowned) == [nobodys.pk]
-    assert (await nobodys.snapshot())["status"] == "reconnecting"
+    # Nobody wants it to run: who stopped it gets what he asked for.
+    assert (await nobodys.snapshot())["status"] == "stopped"
     assert (await ours.snapshot())["status"] == "open"
     assert await world.call(claims.demote_unowned) == []
 
