@@ -1,4 +1,4 @@
-"""HTTP to Django, WebSockets to Channels.
+"""HTTP to Django, WebSockets to Channels, both with the client's own address.
 
 Origins and tokens of a WebSocket are judged by its consumer, which can say why
 before it closes.
@@ -16,6 +16,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "aiadmin.settings")
 django_application = get_asgi_application()
 
 # Models can be imported only now.
+from aiadmin.proxies import ClientAddress  # noqa: E402
 from whatsapp.routing import websocket_urlpatterns  # noqa: E402
 
 
@@ -32,9 +33,11 @@ async def no_such_socket(_scope: Any, receive: Any, send: Any) -> None:
 # Django's types know views only.
 refusal: Any = no_such_socket
 sockets: list[Any] = [*websocket_urlpatterns, re_path(r"", refusal)]
-application = ProtocolTypeRouter(
-    {
-        "http": django_application,
-        "websocket": AuthMiddlewareStack(URLRouter(sockets)),
-    }
+application = ClientAddress(
+    ProtocolTypeRouter(
+        {
+            "http": django_application,
+            "websocket": AuthMiddlewareStack(URLRouter(sockets)),
+        }
+    )
 )

@@ -17,6 +17,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext_lazy as _
 
 from aiadmin import embedded
+from aiadmin.proxies import TrustedProxies
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -144,8 +145,24 @@ SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = DJANGO_HTTPS
 SECURE_SSL_REDIRECT = DJANGO_HTTPS
 SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$", r"^metrics$"]
 SECURE_HSTS_SECONDS = 31_536_000 if DJANGO_HTTPS else 0
-SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if DJANGO_HTTPS else None
 SECURE_REFERRER_POLICY = "same-origin"
+
+
+def _proxies() -> TrustedProxies:
+    # Somebody in front of us speaks HTTPS, so a request of this very machine is his.
+    text = _list("TRUSTED_PROXIES", "127.0.0.0/8,::1" if DJANGO_HTTPS else "")
+    try:
+        return TrustedProxies.read(text)
+    except ValueError as error:
+        raise ImproperlyConfigured(
+            "TRUSTED_PROXIES must be addresses, networks (10.0.0.0/8) or the word unix, "
+            f"separated by commas: {error}."
+        ) from None
+
+
+# Not Django's SECURE_PROXY_SSL_HEADER, which believes everybody (aiadmin/proxies.py).
+TRUSTED_PROXIES = _proxies()
+TRUSTED_PROXIES_GIVEN = bool(_text("TRUSTED_PROXIES"))
 X_FRAME_OPTIONS = "DENY"
 
 

@@ -15,6 +15,7 @@ from django.db import connections
 from django.test import override_settings
 
 from tests.redis_server import MISSING, PROGRAM, RedisServer
+from whatsapp import failures
 from whatsapp.services import claims, looks
 
 # A shell that runs the tests in the background has them ignored, and children inherit it.
@@ -74,6 +75,13 @@ def gateways_are_taken_for_granted(monkeypatch: pytest.MonkeyPatch) -> None:
     Who tests what becomes of them sets it back to 0.
     """
     monkeypatch.setattr(looks, "_next", math.inf)
+
+
+@pytest.fixture(autouse=True)
+def forgotten_failures() -> None:
+    """Let no test wait for what failed in another."""
+    for counted in failures.ALL:
+        counted.clear()
 
 
 @pytest.fixture(autouse=True)

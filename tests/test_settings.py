@@ -1,6 +1,7 @@
 import os
 import runpy
 import stat
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,24 @@ def test_a_dotenv_file_is_read_and_the_environment_wins(read, tmp_path: Path):
 def test_https_makes_cookies_secure(read):
     assert read(DJANGO_HTTPS="1")["SESSION_COOKIE_SECURE"]
     assert not read()["SESSION_COOKIE_SECURE"]
+
+
+def test_nobody_is_believed_who_asks_unless_https_ends_on_this_machine(read):
+    here, there = ip_address("127.0.0.1"), ip_address("10.0.3.7")
+    assert not read()["TRUSTED_PROXIES"]
+    behind = read(DJANGO_HTTPS="1")["TRUSTED_PROXIES"]
+    assert here in behind
+    assert there not in behind
+    given = read(DJANGO_HTTPS="1", TRUSTED_PROXIES="10.0.3.0/24, unix")
+    assert there in given["TRUSTED_PROXIES"]
+    assert here not in given["TRUSTED_PROXIES"]
+    assert given["TRUSTED_PROXIES"].unix
+
+
+@pytest.mark.parametrize("text", ["nginx", "10.0.0.1/8", "127.0.0.1:80", "10.0.0"])
+def test_a_proxy_that_is_none_is_named(read, text: str):
+    with pytest.raises(ImproperlyConfigured, match="TRUSTED_PROXIES must be addresses"):
+        read(TRUSTED_PROXIES=text)
 
 
 def test_the_example_names_every_setting(read):

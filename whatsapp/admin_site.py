@@ -1,13 +1,19 @@
 """The admin as a whole: who gets in, what is in its menu, how it says no."""
 
+import logging
 from collections.abc import Callable
 from functools import update_wrapper
+from http import HTTPStatus
 from typing import Any, cast
 
 from django.contrib.admin.views.autocomplete import AutocompleteJsonView
 from django.contrib.auth.forms import AuthenticationForm as DjangoAuthenticationForm
 from django.contrib.auth.models import User
-from django.core.exceptions import PermissionDenied, SuspiciousOperation
+from django.core.exceptions import (
+    PermissionDenied,
+    SuspiciousOperation,
+    ValidationError,
+)
 from django.core.paginator import InvalidPage
 from django.db import transaction
 from django.http import (
@@ -23,9 +29,13 @@ from django.utils.translation import gettext_lazy as _
 from unfold.forms import AuthenticationForm
 from unfold.sites import UnfoldAdminSite
 
+from whatsapp import addresses, failures
+from whatsapp.failures import Failures
 from whatsapp.models import Salon
 from whatsapp.roles import Action
 from whatsapp.services import looks, staff
+
+logger = logging.getLogger(__name__)
 
 View = Callable[..., HttpResponseBase]
 
@@ -63,7 +73,35 @@ def is_support(request: HttpRequest) -> bool:
 
 
 class LoginForm(AuthenticationForm):  # type: ignore[misc]  # unfold is untyped
-    """Lets in whom the admin is open to."""
+    """Lets in whom the admin is open to; who fails often waits before the next try."""
+
+    def clean(self) -> dict[str, Any]:
+        """Judge name and password, unless there were too many tries.
+
+        A try counts before it is judged: of a thousand at once a few are. The right
+        password takes its try back.
+        """
+        account = self.cleaned_data.get("username")
+        if not account or not self.cleaned_data.get("password"):
+            return cast("dict[str, Any]", super().clean())
+        home = addresses.household(self.request.META.get("REMOTE_ADDR", ""))
+        counters = _counters(home, account)
+        wait = max(counter.wait(*key) for counter, key in counters)
+        if wait:
+            self.request.login_wait = wait
+            raise _too_many(wait)
+        wait = max(counter.count(*key) for counter, key in counters)
+        try:
+            cleaned: dict[str, Any] = super().clean()
+        except ValidationError:
+            if wait:
+                # Without the name: people type their password there, too.
+                logger.warning("Failed logins from %s: next in %s s", home, wait)
+            raise
+        for counter, key in counters:
+            counter.take_back(*key)
+        failures.LOGINS_HERE.forget(home, account)
+        return cleaned
 
     def confirm_login_allowed(self, user: Any) -> None:
         """Refuse people who serve no salon, in the words for a wrong password."""
@@ -71,6 +109,21 @@ class LoginForm(AuthenticationForm):  # type: ignore[misc]  # unfold is untyped
         DjangoAuthenticationForm.confirm_login_allowed(self, user)
         if not staff.may_enter(user):
             raise self.get_invalid_login_error()
+
+
+def _counters(home: str, account: str) -> list[tuple[Failures, tuple[str, ...]]]:
+    """Return what counts a login, and under which keys."""
+    counters: list[tuple[Failures, tuple[str, ...]]] = [
+        (failures.LOGINS_HERE, (home, account)),
+        (failures.LOGINS_AS, (account,)),
+    ]
+    # Nobody waits for all those of whom no address is known.
+    return [*counters, (failures.LOGINS_FROM, (home,))] if home else counters
+
+
+def _too_many(wait: int) -> ValidationError:
+    text = _("Too many failed logins. Wait %(seconds)d s, then try again.")
+    return ValidationError(text, code="too_many", params={"seconds": wait})
 
 
 class AutocompleteView(AutocompleteJsonView):
@@ -132,6 +185,17 @@ class Site(UnfoldAdminSite):  # type: ignore[misc]  # unfold is untyped
         """Answer that somebody may not do this."""
         context = {**self.each_context(request), "title": _("Not allowed")}
         return TemplateResponse(request, "admin/refused.html", context, status=403)
+
+    def login(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """Show the login; whoever has to wait is told so in HTTP's words, too."""
+        answer: HttpResponse = super().login(request, extra_context)
+        wait: int = getattr(request, "login_wait", 0)
+        if wait:
+            answer.status_code = HTTPStatus.TOO_MANY_REQUESTS
+            answer.headers["Retry-After"] = str(wait)
+        return answer
 
     def index(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None

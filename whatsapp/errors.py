@@ -144,7 +144,11 @@ CATALOGUE: dict[ErrorCode, Entry] = {
         _("This Idempotency-Key was used for another request."), 422
     ),
     ErrorCode.TOO_MANY_REQUESTS: Entry(
-        _("Too many requests with this key. Wait and ask again."), 429
+        _(
+            "Too many requests with this key, or too many refused keys from this "
+            "address. Wait and ask again."
+        ),
+        429,
     ),
     ErrorCode.INTERNAL: Entry(
         _("Something went wrong on our side. We have been told; try again."), 500

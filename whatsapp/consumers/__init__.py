@@ -5,6 +5,7 @@ salon, by way of the committed row (see :mod:`whatsapp.page`).
 """
 
 AUTH_SECONDS = 5.0
+WAITING_PER_ADDRESS = 20
 MESSAGE_LIMIT = 64 * 1024
 FLOOD_MESSAGES, FLOOD_SECONDS = 30, 10.0
 SALONS_PER_LIST = 500

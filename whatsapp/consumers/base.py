@@ -16,7 +16,7 @@ from django.utils import translation
 from django.utils.translation import gettext as _
 from django.utils.translation.trans_real import parse_accept_lang_header
 
-from whatsapp import consumers, events, metrics, page
+from whatsapp import addresses, consumers, events, metrics, page
 from whatsapp.errors import ErrorCode, WhatsAppError
 from whatsapp.page import Event
 
@@ -104,6 +104,11 @@ class Socket(AsyncWebsocketConsumer):
         return next(
             (value for key, value in self.scope["headers"] if key == name), None
         )
+
+    def _home(self) -> str:
+        """Return who counts as one client with this one; "": nobody knows."""
+        client = self.scope.get("client")
+        return addresses.household(client[0]) if client else ""
 
     def _own_host(self) -> str | None:
         """Return the Host header, if it names us."""
@@ -200,13 +205,15 @@ class Socket(AsyncWebsocketConsumer):
         def told() -> Iterable[Event]:
             name, data = self._worded(error)
             if error.code is ErrorCode.RATE_LIMITED:
-                data["message"] = _(
-                    "Too many requests from this page. Wait a minute and open it again."
-                )
+                data["message"] = self._too_many()
             return [(name, data)]
 
         await self._say(told)
         await self._close(CLOSE_CODES[error.code])
+
+    def _too_many(self) -> str:
+        """Return the sentence for somebody who is refused because it was too much."""
+        return _("Too many requests from this page. Wait a minute and open it again.")
 
     def _worded(self, error: WhatsAppError) -> Event:
         """Return the ``error`` event; its sentence must suit whoever reads it."""

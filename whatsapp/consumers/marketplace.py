@@ -1,12 +1,14 @@
 """The WebSocket of the marketplace page: a token opens it."""
 
 import asyncio
+import logging
 import time
 from typing import Any
 
 from django.conf import settings
+from django.utils.translation import gettext as _
 
-from whatsapp import consumers, events, origins
+from whatsapp import consumers, events, failures, origins
 from whatsapp.consumers.base import Data, Handler
 from whatsapp.consumers.salon_page import SalonPage, read_opening
 from whatsapp.errors import ErrorCode, WhatsAppError
@@ -16,8 +18,13 @@ from whatsapp.services import pairing, tokens
 from whatsapp.services.tokens import Grant
 from whatsapp.watcher import database, watcher
 
+logger = logging.getLogger(__package__)
+
 BEARER = "bearer."
 ACTOR = "page"
+
+# Sockets that have shown no token yet, by address, the oldest first.
+_waiting: dict[str, dict["MarketplaceConsumer", None]] = {}
 
 
 class MarketplaceConsumer(SalonPage):
@@ -31,7 +38,10 @@ class MarketplaceConsumer(SalonPage):
         self._auth_deadline: asyncio.Task[None] | None = None
 
     async def _clean_up(self) -> None:
-        self._stop_auth_deadline()
+        if self._auth_deadline is not None:
+            # Gone without a word: as good as one that stays and says nothing.
+            self._stop_waiting()
+            self._count_refusal()
         if self._grant is not None:
             await watcher().leave(self)
 
@@ -70,7 +80,7 @@ class MarketplaceConsumer(SalonPage):
     async def _enter(self) -> None:
         token = self._early_token()
         if token is None:
-            self._auth_deadline = asyncio.create_task(self._expect_auth())
+            await self._wait_for_token()
         else:
             await self._open(token)
 
@@ -86,25 +96,96 @@ class MarketplaceConsumer(SalonPage):
                 return str(protocol).removeprefix(BEARER)
         return None
 
+    # --- strangers --------------------------------------------------------------------
+
+    async def _wait_for_token(self) -> None:
+        """Wait for a first message with the token, and for so many at a time only.
+
+        The oldest gives way, not the newest: a page says at once who it is, also where
+        somebody behind the same address opens sockets and says nothing.
+        """
+        self._auth_deadline = asyncio.create_task(self._expect_auth())
+        home = self._home()
+        if not home:
+            return
+        waiting = _waiting.setdefault(home, {})
+        waiting[self] = None
+        if len(waiting) > consumers.WAITING_PER_ADDRESS:
+            await next(iter(waiting))._give_way()
+
     async def _expect_auth(self) -> None:
         await asyncio.sleep(consumers.AUTH_SECONDS)
         self._auth_deadline = None
-        await self._refuse(WhatsAppError(ErrorCode.UNAUTHORIZED))
+        self._stop_waiting()
+        await self._refuse(self._stranger())
 
-    def _stop_auth_deadline(self) -> None:
+    async def _give_way(self) -> None:
+        self._stop_waiting()
+        self._count_refusal()
+        await self._refuse(WhatsAppError(ErrorCode.RATE_LIMITED))
+
+    def _stop_waiting(self) -> None:
         if self._auth_deadline is not None:
             self._auth_deadline.cancel()
             self._auth_deadline = None
+        home = self._home()
+        if self in _waiting.get(home, ()):
+            del _waiting[home][self]
+            if not _waiting[home]:
+                del _waiting[home]
+
+    async def _verified(self, token: object) -> Grant:
+        try:
+            return await database(tokens.verify, token)
+        except tokens.Expired:
+            raise
+        except WhatsAppError as error:
+            if error.code is ErrorCode.UNAUTHORIZED:
+                raise self._stranger() from None
+            raise
+
+    def _stranger(self) -> WhatsAppError:
+        """Return how somebody without a valid token is refused; too many are to wait.
+
+        A valid one is taken all the same: all salons may come by one address, the
+        marketplace's proxy.
+        """
+        wait = self._count_refusal()
+        if wait:
+            return WhatsAppError(ErrorCode.RATE_LIMITED, retry_after=wait)
+        return WhatsAppError(ErrorCode.UNAUTHORIZED)
+
+    def _count_refusal(self) -> int:
+        home = self._home()
+        if not home:
+            return 0
+        before = failures.TOKENS.wait(home)
+        wait = failures.TOKENS.count(home)
+        if wait and not before:
+            logger.warning(
+                "Pages from %s show no valid token; it is told to wait %s s", home, wait
+            )
+        return wait
+
+    def _too_many(self) -> str:
+        if self._grant is not None:
+            return super()._too_many()
+        return _(
+            "Too many pages from your network came without a valid link. Wait a few "
+            "minutes, then open the page again from the marketplace."
+        )
+
+    # --- opening ----------------------------------------------------------------------
 
     async def _open(self, token: object) -> None:
         """Let the page in: status first, then what goes on, then what it wants.
 
         It is told changes from before its state is read, so that none is lost.
         """
-        self._stop_auth_deadline()
+        self._stop_waiting()
 
         async def opening() -> None:
-            self._grant = await database(tokens.verify, token)
+            self._grant = await self._verified(token)
             self.language = self._language(self.grant.language)
             await watcher().join(self)
             opened = await database(read_opening, self.grant.salon, may_link=True)
@@ -128,7 +209,8 @@ class MarketplaceConsumer(SalonPage):
 
     async def _take_auth(self, message: tuple[str, Data] | None) -> None:
         if message is None or message[0] != events.AUTH:
-            await self._refuse(WhatsAppError(ErrorCode.UNAUTHORIZED))
+            self._stop_waiting()
+            await self._refuse(self._stranger())
         else:
             await self._open(message[1].get("token"))
 

@@ -15,6 +15,13 @@ ALGORITHM = "HS256"
 LIFETIME_SECONDS = 3600
 
 
+class Expired(WhatsAppError):
+    """The token was good once: whoever shows it has not guessed it."""
+
+    def __init__(self) -> None:
+        super().__init__(ErrorCode.UNAUTHORIZED)
+
+
 @dataclass(frozen=True, slots=True)
 class Grant:
     """What a valid token allows: one salon, until a moment."""
@@ -49,8 +56,8 @@ def verify(token: object) -> Grant:
     """Return what ``token`` allows.
 
     Raises:
-        WhatsAppError: UNAUTHORIZED for a token that is missing, expired, forged,
-            incomplete or of another type; FORBIDDEN for a salon that is not here.
+        WhatsAppError: UNAUTHORIZED for a token that is missing, expired (`Expired`),
+            forged, incomplete or of another type; FORBIDDEN for a salon that is not here.
     """
     if not isinstance(token, str) or not token:
         raise WhatsAppError(ErrorCode.UNAUTHORIZED)
@@ -62,6 +69,8 @@ def verify(token: object) -> Grant:
             # The marketplace's clock may be a little ahead of ours.
             options={"require": ["exp"], "verify_iat": False},
         )
+    except jwt.ExpiredSignatureError:
+        raise Expired from None
     except jwt.InvalidTokenError:
         raise WhatsAppError(ErrorCode.UNAUTHORIZED) from None
     if claims.get("type") != TOKEN_TYPE or not claims.get("company_id"):
