@@ -165,6 +165,11 @@ TRUSTED_PROXIES = _proxies()
 TRUSTED_PROXIES_GIVEN = bool(_text("TRUSTED_PROXIES"))
 X_FRAME_OPTIONS = "DENY"
 
+SILENCED_SYSTEM_CHECKS = [
+    # Both would speak for every other host of our domain, about which we know nothing.
+    *("security.W005", "security.W021"),
+]
+
 
 def _metrics_token(text: str) -> str:
     if not re.fullmatch(r"|[!-~]{16,}", text, re.ASCII):
@@ -274,6 +279,7 @@ INSTALLED_APPS = [
     # Its other configuration would put its own site in place of ours.
     "unfold.apps.BasicAppConfig",
     "aiadmin.apps.AdminConfig",
+    "aiadmin.apps.ProjectConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
