@@ -1,6 +1,7 @@
 """`manage.py serve` and `whatsapp_gateway` as processes, as operators run them."""
 
 import asyncio
+import contextlib
 import http.client
 import json
 import os
@@ -235,6 +236,54 @@ def test_a_browser_is_let_in_by_the_names_that_we_have(tmp_path: Path):
         connection.request("GET", "/healthz", headers={"Host": "evil.example"})
         assert connection.getresponse().status == 400
         connection.close()
+
+
+@contextlib.contextmanager
+def half_a_request(server: Server) -> Iterator[socket.socket]:
+    """Send a request up to its last byte, so that it lasts as long as a test likes."""
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=120) as connection:
+        connection.sendall(
+            b"POST /api/v1/sessions HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+            b"Content-Length: 2\r\n\r\n{"
+        )
+        # Answered in order: a later connection's answer says that ours was read.
+        assert get(f"{server.url}/healthz")[0] == 200
+        yield connection
+
+
+def wait_until_refused(server: Server) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        try:
+            get(f"{server.url}/healthz")
+        except OSError:
+            return
+    raise AssertionError("It still takes connections.")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_told_to_stop_it_answers_who_has_asked_and_takes_nobody_new(tmp_path: Path):
+    with Server.start(tmp_path, gateway=False) as server:
+        with half_a_request(server) as connection:
+            server.process.terminate()
+            wait_until_refused(server)
+            connection.sendall(b"}")
+            assert connection.recv(1000).startswith(b"HTTP/1.1 405 ")
+        assert server.process.wait(120) == 0, server.logs
+    assert "Traceback" not in server.logs
+
+
+@pytest.mark.django_db(transaction=True)
+def test_told_twice_it_waits_for_nobody(tmp_path: Path):
+    with Server.start(tmp_path, gateway=False) as server:
+        with half_a_request(server) as connection:
+            server.process.terminate()
+            wait_until_refused(server)
+            server.process.terminate()
+            assert connection.recv(1000) == b""
+        assert server.process.wait(120) == 0, server.logs
+    assert "Traceback" not in server.logs
 
 
 @pytest.mark.django_db(transaction=True)

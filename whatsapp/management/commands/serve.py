@@ -1,11 +1,13 @@
 """Pages and gateway in one process."""
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import signal
 import socket
 import sys
+import time
 from argparse import ArgumentParser
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -29,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 FIRST_SALON = 1
 BACKLOG = 1024
+DRAIN_SECONDS = 10.0
+DRAIN_LOOK = 0.05
 LARGEST_MESSAGE = 64 * 1024
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  (compared, not bound)
 
@@ -41,7 +45,8 @@ class Command(BaseCommand):
     3. Serve. A gateway that fails ends the process with exit code 1: pages
        without one look alive and link nobody, and whoever supervises us starts
        all of it afresh.
-    4. Hand the sessions over, then stop PostgreSQL.
+    4. Told to stop: take nobody new, answer whoever has asked already, hand the
+       sessions over, then stop PostgreSQL.
     """
 
     help = "Serve the pages and run the gateway in one process."
@@ -153,6 +158,8 @@ class PageServer:
         self._stop = asyncio.Event()
         self._gateway: asyncio.Task[None] | None = None
         self._reactor: Any = None
+        self._server: Any = None
+        self._port: Any = None
 
     def run(self, when_ready: Callable[[], None]) -> None:
         """Serve until SIGINT, SIGTERM or SIGHUP, or until the gateway fails."""
@@ -163,7 +170,7 @@ class PageServer:
 
         # Twisted fills in the module's attributes when a reactor is installed.
         self._reactor = reactor
-        server = Server(
+        server = self._server = Server(
             application=get_default_application(),
             # Replaced by our socket: an endpoint cannot be handed one without
             # a search through all plugins of Twisted.
@@ -177,9 +184,12 @@ class PageServer:
         server.endpoints = []
 
         def start() -> None:
-            self._reactor.adoptStreamPort(
+            self._port = self._reactor.adoptStreamPort(
                 self._listener.fileno(), self._listener.family, server.http_factory
             )
+            # The port has a copy; a second one would go on taking connections.
+            self._listener.close()
+            self._when_told_to_stop()
             if self._wants_gateway:
                 self._gateway = asyncio.create_task(self._run_gateway())
             when_ready()
@@ -187,12 +197,47 @@ class PageServer:
         # Daphne has no lifespan: the loop runs from the first callLater on.
         self._reactor.callWhenRunning(lambda: self._reactor.callLater(0, start))
         self._reactor.addSystemEventTrigger("before", "shutdown", self._hand_over)
-        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-            signal.signal(signal.SIGHUP, self._on_hangup)
         server.run()
 
-    def _on_hangup(self, *_: object) -> None:
-        self._reactor.callFromThread(self._reactor.stop)
+    def _when_told_to_stop(self) -> None:
+        # After Twisted has set its own, which end all requests at once.
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._on_signal)
+
+    def _on_signal(self, *_: object) -> None:
+        self._reactor.callFromThread(self._drain)
+
+    def _drain(self) -> None:
+        """Refuse connections and answer requests, then stop; told twice: stop."""
+        port, self._port = self._port, None
+        if port is None:
+            self._stop_reactor()
+            return
+        self._stop.set()
+        port.stopListening()
+        self._stop_when_answered(time.monotonic() + DRAIN_SECONDS)
+
+    def _stop_when_answered(self, deadline: float) -> None:
+        if self._is_answering() and time.monotonic() < deadline:
+            self._reactor.callLater(DRAIN_LOOK, self._stop_when_answered, deadline)
+        else:
+            self._stop_reactor()
+
+    def _is_answering(self) -> bool:
+        from daphne.http_protocol import WebRequest
+
+        # Not WebSockets: their pages connect to another server, and lose nothing.
+        return any(
+            isinstance(protocol, WebRequest) and not _is_over(details)
+            for protocol, details in self._server.connections.items()
+        )
+
+    def _stop_reactor(self) -> None:
+        from twisted.internet.error import ReactorNotRunning
+
+        with contextlib.suppress(ReactorNotRunning):
+            self._reactor.stop()
 
     async def _run_gateway(self) -> None:
         from whatsapp.management.commands.whatsapp_gateway import run_until
@@ -212,6 +257,12 @@ class PageServer:
         if self._gateway is None:
             return None
         return Deferred.fromFuture(self._gateway)
+
+
+def _is_over(details: dict[str, Any]) -> bool:
+    """Say whether a connection of daphne's was answered, and nothing works on it."""
+    application = details.get("application_instance")
+    return "disconnected" in details and (application is None or application.done())
 
 
 def _listen(host: str, port: int) -> socket.socket:
