@@ -23,7 +23,7 @@ class RedisServer:
     def __init__(self) -> None:
         """Start on a free port and wait until it answers."""
         assert PROGRAM, MISSING
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self.start()
 
@@ -74,7 +74,8 @@ class RedisServer:
         self.stop()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that nobody uses, and that the system gives to nobody."""
     while True:
         port = random.choice(PORTS)  # noqa: S311
         with socket.socket() as probe, contextlib.suppress(OSError):

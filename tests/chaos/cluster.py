@@ -22,7 +22,7 @@ from tests.chaos.gateway import RECORD
 from tests.chaos.proxy import Proxy
 from tests.chaos.writes import Journal
 from tests.database import SECRETS
-from tests.redis_server import RedisServer, _free_port
+from tests.redis_server import RedisServer, free_port
 from tests.scenarios import World
 from tests.server import (
     ROOT,
@@ -77,7 +77,7 @@ class Postgres:
         self._runner = embedded._Runner.choose(folder / "postgres")
         password = embedded.secret(folder, "database_password")
         self._embedded._make_cluster(self._runner, password)
-        self._address = embedded.Address(_free_port(), password)
+        self._address = embedded.Address(free_port(), password)
         self._log = folder / "postgres.log"
         self._process: subprocess.Popen[bytes] | None = None
         self._moved = (

@@ -33,6 +33,8 @@ FIRST_SALON = 1
 BACKLOG = 1024
 DRAIN_SECONDS = 10.0
 DRAIN_LOOK = 0.05
+# Who has just connected has a request, and may not have been read yet.
+DRAIN_PAUSE = 0.3
 LARGEST_MESSAGE = 64 * 1024
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  (compared, not bound)
 
@@ -215,8 +217,12 @@ class PageServer:
             self._stop_reactor()
             return
         self._stop.set()
+        # Whoever waits to be taken would be cut off, and a proxy repeats no POST.
+        port.doRead()
         port.stopListening()
-        self._stop_when_answered(time.monotonic() + DRAIN_SECONDS)
+        self._reactor.callLater(
+            DRAIN_PAUSE, self._stop_when_answered, time.monotonic() + DRAIN_SECONDS
+        )
 
     def _stop_when_answered(self, deadline: float) -> None:
         if self._is_answering() and time.monotonic() < deadline:
