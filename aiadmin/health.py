@@ -13,6 +13,8 @@ from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.recorder import MigrationRecorder
 from django.http import HttpRequest, JsonResponse
 
+from whatsapp import alerts
+
 logger = logging.getLogger(__name__)
 
 CHECK_SECONDS = 5.0
@@ -50,7 +52,11 @@ async def _ask(check: Callable[[], Awaitable[str]]) -> str:
         return "no answer"
     except Exception:
         # The text may hold an address with its password: it stays in the log.
-        logger.warning("A part of the service is not ready", exc_info=True)
+        logger.warning(
+            "A part of the service is not ready",
+            exc_info=True,
+            extra=alerts.tags("readiness"),
+        )
         return "failed"
 
 

@@ -23,10 +23,12 @@ SECRET_NAMES = re.compile(
 PLAIN_NAMES = frozenset({"key_type", "token_type"})
 ERROR_CODE = re.compile(r"[A-Z]+(_[A-Z]+)*|-?\d{1,5}|[a-z_]+")
 HEX = re.compile(r"[0-9a-f]+")
+PIECES = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|[0-9]+")
 CODE_LETTERS = "1-9A-HJ-NP-TV-Z"
 
 
-def _mask_phone(match: re.Match[str]) -> str:
+def mask_phone_match(match: re.Match[str]) -> str:
+    """Return what matched with its last four digits, if it has as many as a phone."""
     digits = re.sub(r"\D", "", match[0])
     if not 10 <= len(digits) <= 15:
         return match[0]
@@ -34,11 +36,11 @@ def _mask_phone(match: re.Match[str]) -> str:
 
 
 def _remove_key(match: re.Match[str]) -> str:
-    # Long names and paths are made of the same letters as base64, but random
-    # letters mix, and a path has far more slashes.
+    # Long names and paths are made of the same letters as base64, but random letters
+    # change their kind after one or two.
     text = match[0]
     mixed = all(re.search(kind, text) for kind in ("[A-Z]", "[a-z]", "[0-9]"))
-    path = text.count("/") > len(text) / 12
+    path = "/" in text and len(PIECES.findall(text)) * 3 <= len(text)
     return "[key]" if (mixed and not path) or HEX.fullmatch(text) else text
 
 
@@ -53,7 +55,12 @@ RULES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     # A binary value in any of its JSON forms.
     (re.compile(r"(?s)\{\\?[\"']type\\?[\"']:\s*\\?[\"']Buffer.*?(\}|$)"), "[key]"),
     (re.compile(r"\[\s*\d{1,3}(\s*,\s*-?\d{1,3}){15,}[^\]]*\]?"), "[key]"),
-    (re.compile(r"\{\s*[\"']0[\"']:\s*\d{1,3}\s*,\s*[\"']1[\"'][^}]*\}?"), "[key]"),
+    (
+        re.compile(
+            r"\{\s*(\\?[\"'])?0(\\?[\"'])?:\s*\d{1,3}\s*,\s*(\\?[\"'])?1\b[^}]*\}?"
+        ),
+        "[key]",
+    ),
     (re.compile(r"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_-]{42,}={0,2}"), _remove_key),
     # A pairing code, as shown or as WhatsApp sends it.
     (
@@ -67,14 +74,14 @@ RULES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
         "[code]",
     ),
     # A phone: with its plus and any spacing, as Russians write it, or bare.
-    (re.compile(r"\+\d[\d\s().-]{8,20}\d"), _mask_phone),
+    (re.compile(r"\+\d[\d\s().-]{8,20}\d"), mask_phone_match),
     (
         re.compile(
             r"(?<![\d.])[78][\s(-]+\d{3}[\s)-]+\d{3}[\s-]*\d{2}[\s-]*\d{2}(?!\d)"
         ),
-        _mask_phone,
+        mask_phone_match,
     ),
-    (re.compile(r"(?<![\d.])\d{10,15}(?!\d)"), _mask_phone),
+    (re.compile(r"(?<![\d.])\d{10,15}(?!\d)"), mask_phone_match),
 ]
 
 

@@ -7,6 +7,7 @@ it, the embedded default makes its own database and secrets under VAR_DIR.
 import base64
 import re
 import sys
+import tomllib
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
@@ -386,6 +387,13 @@ UNFOLD: dict[str, Any] = {
     },
 }
 
+
+def _version() -> str:
+    with (BASE_DIR / "pyproject.toml").open("rb") as file:
+        version: str = tomllib.load(file)["project"]["version"]
+    return version
+
+
 LOG_LEVEL = _text("LOG_LEVEL", "INFO").upper()
 LOGGING: dict[str, Any] = {
     "version": 1,
@@ -412,10 +420,19 @@ LOGGING: dict[str, Any] = {
 }
 
 SENTRY_DSN = _text("SENTRY_DSN")
+SENTRY_ENVIRONMENT = _text("SENTRY_ENVIRONMENT", "production")
+if not re.fullmatch(r"[\w.-]{1,64}", SENTRY_ENVIRONMENT, re.ASCII):
+    raise ImproperlyConfigured(
+        "SENTRY_ENVIRONMENT must be one word of letters, digits, dots, - and _, not "
+        f"{SENTRY_ENVIRONMENT!r}."
+    )
 if SENTRY_DSN:
     # Takes a third of a second to import, so only those pay who use it.
     from aiadmin import sentry
 
-    sentry.init(SENTRY_DSN)
-    LOGGING["handlers"]["sentry"] = {"class": "aiadmin.sentry.OperationHandler"}
+    sentry.init(
+        SENTRY_DSN, environment=SENTRY_ENVIRONMENT, release=f"aiadmin@{_version()}"
+    )
+    sentry.watch_the_uncaught()
+    LOGGING["handlers"]["sentry"] = {"class": "aiadmin.sentry.SentryHandler"}
     LOGGING["root"]["handlers"].append("sentry")

@@ -1,40 +1,33 @@
+import asyncio
+import gc
 import logging
-from collections.abc import Iterator
+import subprocess
+import sys
+import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 import sentry_sdk
-from sentry_sdk.envelope import Envelope
-from sentry_sdk.transport import Transport
+from django.core.exceptions import ImproperlyConfigured
+from django.db import OperationalError
+from django.test import AsyncClient
 
-from aiadmin import sentry
+from aiadmin import logs, sentry
+from tests.factories import make_salon
+from tests.sentry_world import Captured, captured
 from tests.test_scrubber import JWT, KEY, QR
+from whatsapp import alerts
 
-# Up here because an event shows the source around the line that failed.
+__all__ = ["captured"]
+
+ROOT = Path(__file__).resolve().parent.parent
+
 SECRETS = ["79001234567", "ABCD-1234", KEY, JWT, QR]
 PASSWORD = "hunter2"
 PIECES = [*SECRETS, PASSWORD, "c2lnbmF0dXJl", "AbCdEfGh"]
 
-
-class Captured(Transport):
-    """Keeps what would be sent."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.texts: list[str] = []
-
-    def capture_envelope(self, envelope: Envelope) -> None:
-        self.texts.append(envelope.serialize().decode())
-
-
-@pytest.fixture
-def captured() -> Iterator[Captured]:
-    transport = Captured()
-    with sentry_sdk.isolation_scope():
-        sentry.init("https://public@sentry.invalid/1", transport=transport)
-        yield transport
-        sentry_sdk.get_client().close()
-    sentry_sdk.get_global_scope().set_client(None)
+logger = logging.getLogger("whatsapp.gateway.test")
 
 
 def fail(creds: dict[str, Any]) -> None:
@@ -42,8 +35,18 @@ def fail(creds: dict[str, Any]) -> None:
     raise ValueError(f"{creds} {code} {key}")
 
 
+def caught(error: Exception) -> Exception:
+    """Return the error as it is when it has been raised."""
+    try:
+        raise error  # noqa: TRY301
+    except Exception as raised:  # noqa: BLE001  (whatever it is)
+        return raised
+
+
+# --- what it says ---------------------------------------------------------------------
+
+
 def test_an_event_holds_no_phone_no_creds_no_code_and_no_token(captured: Captured):
-    logger = logging.getLogger("whatsapp.test")
     logger.warning("breadcrumb: %s", SECRETS)
     sentry_sdk.add_breadcrumb(
         message=f"code {SECRETS[1]}", data={"token": JWT, "qr": QR}
@@ -57,31 +60,342 @@ def test_an_event_holds_no_phone_no_creds_no_code_and_no_token(captured: Capture
         logger.exception(
             "phone %s", SECRETS[0], extra={"password": PASSWORD, "note": QR}
         )
-    sentry_sdk.flush()
 
     (text,) = captured.texts
-    assert "whatsapp.test" in text
+    assert "whatsapp.gateway.test" in text
     assert "ValueError" in text
     assert "***4567" in text
     for secret in PIECES:
         assert secret not in text
 
 
-def test_a_request_is_reported_without_its_body_and_headers_that_open_doors():
-    event: Any = {
-        "request": {
-            "url": "http://x/api/79001234567",
-            "headers": {"Authorization": f"Bearer {JWT}", "Accept": "*/*"},
-            "data": {"phoneNumber": "79001234567"},
-            "cookies": {"sessionid": "x"},
-            "query_string": f"token={JWT}",
+def test_an_event_has_the_tags_of_its_record(captured: Captured):
+    logger.warning(
+        "a phone for another",
+        extra={
+            **alerts.tags(
+                "phone_mismatch_cleanup",
+                component="baileys_auth",
+                company_id="company_17",
+                mismatch_type="other_phone",
+            ),
+            "old_phone": "79***4567",
         },
-        "event_id": "1234567890123456",
+    )
+    (event,) = captured.events
+    assert event["level"] == "warning"
+    assert event["logentry"] == {"message": "a phone for another"}
+    assert event["tags"] == {
+        "component": "baileys_auth",
+        "operation": "phone_mismatch_cleanup",
+        "company_id": "company_17",
+        "mismatch_type": "other_phone",
     }
-    sent = sentry.before_send(event, {})
-    assert sent["request"] == {
-        "url": "http://x/api/***4567",
-        "headers": {"Authorization": "[removed]", "Accept": "*/*"},
-        "query_string": "token=[token]",
+    assert event["extra"] == {"old_phone": "79***4567"}
+    assert event["fingerprint"] == ["phone_mismatch", "company_17"]
+    assert event["environment"] == "tests"
+    assert event["release"] == "aiadmin@0"
+
+
+@pytest.mark.parametrize(
+    ("name", "component"),
+    [
+        ("whatsapp.gateway.manager", "gateway"),
+        ("whatsapp.gateway.auth_store", "baileys_auth"),
+        ("whatsapp.gateway.claimer", "ownership"),
+        ("whatsapp.consumers", "marketplace-websocket"),
+        ("whatsapp.engine.supervision", "engine"),
+        ("django.request", "web"),
+    ],
+)
+def test_whoever_speaks_names_the_component(
+    captured: Captured, name: str, component: str
+):
+    logging.getLogger(name).error("bad", exc_info=caught(ValueError()))
+    (event,) = captured.events
+    assert event["tags"]["component"] == component
+
+
+def test_where_it_happened_is_told_without_what_was_there(captured: Captured):
+    noise_key = KEY
+    logger.error("bad", exc_info=caught(ValueError(len(noise_key))))
+    (event,) = captured.events
+    (exception,) = event["exception"]["values"]
+    frame = exception["stacktrace"]["frames"][-1]
+    assert frame["function"] == "caught"
+    assert frame["module"] == __name__
+    assert set(frame) <= {"function", "module", "filename", "lineno", "in_app"}
+
+
+def test_what_went_before_is_told(captured: Captured):
+    logger.info("%s goes to %s", "company_17", "open")
+    logger.error("bad")
+    (event,) = captured.events
+    (crumb,) = event["breadcrumbs"]["values"]
+    assert crumb.pop("timestamp")
+    assert crumb == {
+        "category": logger.name,
+        "level": "info",
+        "message": "company_17 goes to open",
     }
-    assert sent["event_id"] == "1234567890123456"
+
+
+def test_the_engine_speaks_of_itself_in_words_that_are_known():
+    names = {*alerts.TAGS, "reported_elsewhere"}
+    for path in (ROOT / "whatsapp" / "engine").glob("*.py"):
+        for line in path.read_text().splitlines():
+            if "extra={" not in line or line.rstrip().endswith("{"):
+                continue
+            said = line.split("extra={", 1)[1].split("}")[0]
+            for pair in said.split(", "):
+                name, _colon, value = pair.partition(": ")
+                assert name.strip('"') in names, line
+                if name == '"operation"':
+                    assert value.strip('"') in alerts.OPERATIONS, line
+
+
+# --- one failure, one event -----------------------------------------------------------
+
+
+def test_what_is_logged_and_raised_and_logged_is_one_event(captured: Captured):
+    error = caught(ValueError("the store"))
+    logger.error("first", exc_info=error, extra=alerts.tags("set_keys"))
+    logger.error("second", exc_info=error)
+    wrapped = RuntimeError("wrapped")
+    wrapped.__cause__ = error
+    logger.error("third", exc_info=caught(wrapped))
+    logger.error("fourth", exc_info=caught(ExceptionGroup("tasks", [error])))
+    (event,) = captured.events
+    assert event["logentry"]["message"] == "first"
+
+
+def test_a_group_with_a_new_failure_is_an_event(captured: Captured):
+    known = caught(ValueError())
+    logger.error("first", exc_info=known)
+    logger.error("both", exc_info=caught(ExceptionGroup("x", [known, KeyError()])))
+    assert len(captured.events) == 2
+
+
+def test_what_another_record_tells_of_is_no_event(captured: Captured):
+    logger.error("Node.js ended", extra=alerts.ELSEWHERE)
+    assert captured.events == []
+
+
+def test_a_warning_is_no_event_unless_operators_shall_know(captured: Captured):
+    logger.warning("nothing to do")
+    assert captured.events == []
+    logger.warning("something to do", extra=alerts.tags("database_away"))
+    assert len(captured.events) == 1
+
+
+def test_a_failing_view_is_one_event_with_its_path_only(
+    captured: Captured, monkeypatch: pytest.MonkeyPatch
+):
+    async def broken(*_: object) -> None:
+        raise ValueError("of a view")
+
+    monkeypatch.setattr("aiadmin.health._ask", broken)
+
+    async def visit() -> int:
+        client = AsyncClient(raise_request_exception=False)
+        answer = await client.get(
+            "/readyz?token=secret-word",
+            headers={"User-Agent": "curl/8.5", "Authorization": "Bearer abcdef"},
+        )
+        return answer.status_code
+
+    assert asyncio.run(visit()) == 500
+    (event,) = captured.events
+    assert event["request"] == {
+        "method": "GET",
+        "url": "/readyz",
+        "headers": {"User-Agent": "curl/8.5"},
+    }
+    assert event["tags"]["component"] == "web"
+    assert "secret-word" not in captured.texts[0]
+    assert "abcdef" not in captured.texts[0]
+
+
+def test_an_answer_that_says_that_something_is_away_is_one_event(
+    captured: Captured, monkeypatch: pytest.MonkeyPatch
+):
+    async def away() -> str:
+        raise OperationalError("no database")
+
+    monkeypatch.setattr("aiadmin.health._database", away)
+
+    async def visit() -> int:
+        return (await AsyncClient().get("/readyz")).status_code
+
+    assert [asyncio.run(visit()) for _ in range(3)] == [503] * 3
+    (event,) = captured.events
+    assert event["tags"]["operation"] == "readiness"
+    assert event["tags"]["category"] == "database"
+
+
+def test_strangers_make_no_events_of_django(captured: Captured):
+    async def visit() -> int:
+        answer = await AsyncClient().get("/healthz", headers={"Host": "evil.invalid"})
+        return answer.status_code
+
+    asyncio.run(visit())
+    logging.getLogger("django.security.DisallowedHost").error(
+        "Invalid HTTP_HOST header", extra={"status_code": 400}
+    )
+    assert captured.events == []
+
+
+def test_a_task_that_nobody_awaits_is_one_event(captured: Captured):
+    async def forget() -> None:
+        async def broken() -> None:
+            raise ValueError("of a task")
+
+        task = asyncio.create_task(broken())
+        await asyncio.wait([task])
+        del task
+        gc.collect()
+
+    asyncio.run(forget())
+    (event,) = captured.events
+    assert event["logger"] == "asyncio"
+    assert event["exception"]["values"][0]["value"] == "of a task"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_dies_is_one_event(
+    captured: Captured, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sys, "excepthook", lambda *_: None)
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    sentry.watch_the_uncaught()
+    thread = threading.Thread(target=fail, args=({},))
+    thread.start()
+    thread.join()
+    (event,) = captured.events
+    assert event["level"] == "fatal"
+    assert event["exception"]["values"][0]["mechanism"] == {
+        "type": "threading",
+        "handled": False,
+    }
+
+
+def test_a_program_that_ends_by_an_exception_is_one_event(
+    captured: Captured, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sys, "excepthook", lambda *_: None)
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    sentry.watch_the_uncaught()
+    known, new = caught(ValueError("known")), caught(OperationalError("new"))
+    logger.error("logged before", exc_info=known)
+    for error in (known, new, KeyboardInterrupt()):
+        sys.excepthook(type(error), error, None)
+    assert len(captured.events) == 2
+    assert captured.events[1]["tags"] == {
+        "component": "command",
+        "category": "database",
+    }
+
+
+# --- the pace -------------------------------------------------------------------------
+
+
+def test_an_outage_is_one_event_a_minute_which_counts_the_rest(captured: Captured):
+    def suffer(times: int) -> None:
+        for salon in range(times):
+            logger.error(
+                "the store failed for %s",
+                salon,
+                exc_info=caught(OperationalError("server closed the connection")),
+                extra=alerts.tags("set_keys", company_id=f"company_{salon}"),
+            )
+
+    suffer(1000)
+    captured.now = 59.0
+    suffer(1)
+    (event,) = captured.events
+    assert event["tags"]["category"] == "database"
+    assert "swallowed" not in event.get("extra", {})
+    captured.now = 61.0
+    suffer(5)
+    assert len(captured.events) == 2
+    assert captured.events[1]["extra"]["swallowed"] == 1000
+
+
+def test_what_is_a_salons_own_is_an_event_for_each(captured: Captured):
+    for _ in range(2):
+        for salon in range(3):
+            extra = alerts.tags("session_unexpected", company_id=f"company_{salon}")
+            logger.error("odd", exc_info=caught(KeyError("odd")), extra=extra)
+    assert [event["fingerprint"] for event in captured.events] == [
+        ["session_unexpected", f"company_{salon}", "KeyError"] for salon in range(3)
+    ]
+
+
+def test_even_of_the_salons_own_there_are_only_so_many(captured: Captured):
+    for salon in range(500):
+        extra = alerts.tags("session_status_changed", company_id=f"company_{salon}")
+        logger.error("replaced", extra=extra)
+    assert len(captured.events) == logs.SALONS_PER_PAUSE
+
+
+def test_other_kinds_of_one_operation_do_not_swallow_each_other(captured: Captured):
+    for kind in ("half_paired", "other_phone", "half_paired"):
+        extra = alerts.tags(
+            "phone_mismatch_cleanup", company_id="company_1", mismatch_type=kind
+        )
+        logger.warning("x", extra=extra)
+    assert len(captured.events) == 2
+
+
+def test_the_pace_forgets_what_is_over():
+    now = 0.0
+    pace = logs.Pace(clock=lambda: now)
+    assert [pace.admit(str(kind)) for kind in range(logs.KINDS)] == [0] * logs.KINDS
+    assert pace.admit("one more") is None
+    now = 61.0
+    assert pace.admit("one more") == 0
+
+
+@pytest.mark.django_db
+def test_strangers_with_bad_tokens_are_one_event(captured: Captured):
+    from whatsapp.errors import WhatsAppError
+    from whatsapp.services import tokens
+
+    expired = tokens.issue(make_salon(), lifetime=-1)
+    logging.getLogger("whatsapp").setLevel(logging.INFO)
+    for token in (expired, expired, "x.y.z", JWT):
+        with pytest.raises(WhatsAppError):
+            tokens.verify(token)
+    (event,) = captured.of("tokenValidation")
+    assert event["tags"] == {
+        "component": "marketplace-websocket",
+        "operation": "tokenValidation",
+        "category": "security",
+        "reason": "expired",
+    }
+    captured.now = 61.0
+    with pytest.raises(WhatsAppError):
+        tokens.verify(expired)
+    assert len(captured.events) == 1
+    captured.now = 601.0
+    with pytest.raises(WhatsAppError):
+        tokens.verify(expired)
+    assert captured.events[1]["extra"]["swallowed"] == 4
+
+
+# --- the settings ---------------------------------------------------------------------
+
+
+def test_without_a_dsn_the_sdk_is_not_even_imported():
+    asked = "import django, sys; django.setup(); print('sentry_sdk' in sys.modules)"
+    said = subprocess.run(
+        [sys.executable, "-c", asked], cwd=ROOT, check=True, capture_output=True
+    )
+    assert said.stdout == b"False\n"
+
+
+def test_a_dsn_that_is_none_is_refused_without_being_repeated():
+    with pytest.raises(ImproperlyConfigured) as error:
+        sentry.init("not a secret address", environment="x", release="y")
+    assert "SENTRY_DSN must be" in str(error.value)
+    assert "secret" not in str(error.value)

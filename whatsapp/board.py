@@ -12,7 +12,7 @@ from typing import Protocol, TypeAlias
 import orjson
 from django.utils import translation
 
-from whatsapp import events
+from whatsapp import alerts, events
 from whatsapp.events import Snapshot
 from whatsapp.listener import Listener, Troubles
 
@@ -184,7 +184,9 @@ class Board:
                     if rows:
                         await page.show(_frame(rows))
                 except Exception:  # one list must not keep the others waiting
-                    logger.exception("A list could not be told.")
+                    logger.exception(
+                        "A list could not be told.", extra=alerts.tags("page_told")
+                    )
             await asyncio.sleep(FLUSH_SECONDS)
 
     def _rows_of(self, page: ListPage, pks: Iterable[int]) -> list[bytes]:

@@ -16,6 +16,7 @@ from django.db import connection, transaction
 from django.utils.translation import gettext as _
 from redis.exceptions import RedisError
 
+from whatsapp import alerts
 from whatsapp.errors import message_of
 from whatsapp.models import PairingAttempt, WhatsAppSession
 from whatsapp.phones import mask_phone
@@ -262,7 +263,11 @@ def _send(messages: list[tuple[str, dict[str, Any]]]) -> None:
     try:
         async_to_sync(send)()
     except LAYER_ERRORS as error:
-        logger.warning("The channel layer is down: %s", type(error).__name__)
+        logger.warning(
+            "The channel layer is down: %s",
+            type(error).__name__,
+            extra=alerts.tags("channel_layer"),
+        )
 
 
 def status_payload(state: Snapshot, age: float = 0.0) -> dict[str, Any]:

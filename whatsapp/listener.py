@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from channels.layers import get_channel_layer
 from django.conf import settings
 
-from whatsapp import events
+from whatsapp import alerts, events
 from whatsapp.events import Snapshot
 
 LAYER_SECONDS = 2.0
@@ -24,7 +24,12 @@ class Troubles:
         """Say that something fails, if that is new."""
         if what not in self._present:
             self._present.add(what)
-            self._log.error("The %s of the pages fails.", what, exc_info=error)
+            self._log.error(
+                "The %s of the pages fails.",
+                what,
+                exc_info=error,
+                extra=alerts.tags("channel_layer" if what == "layer" else "look"),
+            )
 
     def over(self, what: str) -> None:
         """Say that something works, if it did not."""

@@ -21,7 +21,7 @@ from asgiref.sync import SyncToAsync
 from django.conf import settings
 from django.db import connections
 
-from whatsapp import events
+from whatsapp import alerts, events
 from whatsapp.board import Board, ListPage
 from whatsapp.errors import ErrorCode, WhatsAppError
 from whatsapp.events import Snapshot
@@ -249,7 +249,10 @@ class Watcher:
                 try:
                     await socket.judge(found.get(socket.login))
                 except Exception:  # one socket must not keep the others waiting
-                    logger.exception("A socket of the staff could not be judged.")
+                    logger.exception(
+                        "A socket of the staff could not be judged.",
+                        extra=alerts.tags("page_request", component="admin"),
+                    )
 
     # --- the look ---------------------------------------------------------------------
 
@@ -350,7 +353,9 @@ async def _tell(pages: Iterable[Page], snapshot: Snapshot) -> None:
         try:
             await page.tell(snapshot)
         except Exception:  # one page must not keep the others waiting
-            logger.exception("A page could not be told.")
+            logger.exception(
+                "A page could not be told.", extra=alerts.tags("page_told")
+            )
 
 
 def _read(

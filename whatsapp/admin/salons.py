@@ -13,6 +13,7 @@ from django.urls import URLPattern, path, reverse
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
+from whatsapp import alerts
 from whatsapp.admin import cells, exports
 from whatsapp.admin.salon_page import SalonPageAdmin
 from whatsapp.admin_site import actor, is_support, may_somewhere
@@ -294,7 +295,12 @@ def _do(salon: Salon, who: str, action: Action) -> str:
             return sessions.reconnect(salon, who, leave_open=True).value
         return sessions.disconnect(salon, who).value
     except DatabaseError:
-        logger.exception("%s: %s failed", salon.session_id, action)
+        logger.exception(
+            "%s: %s failed",
+            salon.session_id,
+            action,
+            extra=alerts.tags("bulk", company_id=salon.session_id),
+        )
         return "failed"
 
 

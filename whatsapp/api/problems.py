@@ -14,6 +14,7 @@ from ninja import NinjaAPI
 from ninja.errors import HttpError, ValidationError
 from pydantic import Field
 
+from whatsapp import alerts
 from whatsapp.api.representation import Representation
 from whatsapp.errors import ErrorCode, WhatsAppError, message_of
 
@@ -138,8 +139,12 @@ def handle(api: NinjaAPI) -> None:
         )
 
     @api.exception_handler(Exception)
-    def fault(_request: HttpRequest, error: Exception) -> HttpResponse:
-        logger.error("The API has failed", exc_info=error)
+    def fault(request: HttpRequest, error: Exception) -> HttpResponse:
+        logger.error(
+            "The API has failed",
+            exc_info=error,
+            extra={"request": request, **alerts.tags("request")},
+        )
         return answer(body_of(ErrorCode.INTERNAL))
 
 

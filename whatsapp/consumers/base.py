@@ -16,7 +16,8 @@ from django.utils import translation
 from django.utils.translation import gettext as _
 from django.utils.translation.trans_real import parse_accept_lang_header
 
-from whatsapp import addresses, consumers, events, metrics, page
+from whatsapp import addresses, alerts, consumers, events, metrics, page
+from whatsapp.alerts import Operation
 from whatsapp.errors import ErrorCode, WhatsAppError
 from whatsapp.page import Event
 
@@ -30,6 +31,12 @@ CLOSE_CODES = {
     ErrorCode.FORBIDDEN: 4403,
     ErrorCode.RATE_LIMITED: 4429,
 }
+
+OPERATIONS: dict[str, Operation] = {
+    events.REQUEST_QR: "sendQR",
+    events.REQUEST_PAIRING_CODE: "pairingCode",
+}
+"""What operators know a page's requests as."""
 
 Data: TypeAlias = dict[str, Any]
 Handler: TypeAlias = Callable[[Data], Awaitable[None]]
@@ -94,7 +101,9 @@ class Socket(AsyncWebsocketConsumer):
             await self._refuse(error)
             return False
         except Exception:
-            logger.exception("A page could not be opened.")
+            logger.exception(
+                "A page could not be opened.", extra=self._tags("whatsappInit")
+            )
             await self._error(WhatsAppError(ErrorCode.INTERNAL))
             await self._close(INTERNAL_CLOSE)
             return False
@@ -148,7 +157,7 @@ class Socket(AsyncWebsocketConsumer):
         if handler is None:
             await self._error(WhatsAppError(ErrorCode.UNKNOWN_EVENT))
         else:
-            await self._run(handler, data)
+            await self._run(handler, data, OPERATIONS.get(name, "page_request"))
 
     def _is_flood(self) -> bool:
         now = time.monotonic()
@@ -160,14 +169,18 @@ class Socket(AsyncWebsocketConsumer):
     def _handlers(self) -> dict[str, Handler]:
         raise NotImplementedError
 
-    async def _run(self, handler: Handler, data: Data) -> None:
+    async def _run(self, handler: Handler, data: Data, operation: Operation) -> None:
         try:
             await handler(data)
         except WhatsAppError as error:
             await self._failed(error)
         except Exception:
-            logger.exception("A page's request failed.")
+            logger.exception("A page's request failed.", extra=self._tags(operation))
             await self._error(WhatsAppError(ErrorCode.INTERNAL))
+
+    def _tags(self, operation: Operation) -> dict[str, Any]:
+        """Return what a failure of the page is reported with."""
+        return alerts.tags(operation)
 
     async def _failed(self, error: WhatsAppError) -> None:
         """Say that a request was refused."""

@@ -8,7 +8,8 @@ from typing import Any
 from django.conf import settings
 from django.utils.translation import gettext as _
 
-from whatsapp import consumers, events, failures, origins
+from whatsapp import alerts, consumers, events, failures, origins
+from whatsapp.alerts import Operation
 from whatsapp.consumers.base import Data, Handler
 from whatsapp.consumers.salon_page import SalonPage, read_opening
 from whatsapp.errors import ErrorCode, WhatsAppError
@@ -67,6 +68,10 @@ class MarketplaceConsumer(SalonPage):
     async def expire(self) -> None:
         """End the socket: its token is no longer valid."""
         await self._refuse(WhatsAppError(ErrorCode.UNAUTHORIZED))
+
+    def _tags(self, operation: Operation) -> dict[str, Any]:
+        salon = self._grant.salon.session_id if self._grant else None
+        return alerts.tags(operation, company_id=salon)
 
     # --- connecting -------------------------------------------------------------------
 
@@ -192,7 +197,7 @@ class MarketplaceConsumer(SalonPage):
             await self._welcome(*opened)
 
         if await self._try_to_open(opening):
-            await self._run(self._page_opened, {})
+            await self._run(self._page_opened, {}, "whatsappInit")
 
     async def _page_opened(self, _data: Data) -> None:
         await database(pairing.page_opened, self.grant.salon, ACTOR)

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from whatsapp import events, page
+from whatsapp import alerts, events, page
 from whatsapp.consumers.base import Data, Handler, Socket
 from whatsapp.errors import ErrorCode, WhatsAppError
 from whatsapp.events import Snapshot
@@ -99,7 +99,14 @@ class SalonPage(Socket):
         try:
             await database(sessions.reset, salon, actor)
         except Exception:
-            logger.exception("A reset failed.")
+            logger.exception(
+                "A reset failed.",
+                extra=alerts.tags(
+                    "remove_auth_state",
+                    component="baileys_auth",
+                    company_id=salon.session_id,
+                ),
+            )
             failure = WhatsAppError(ErrorCode.INTERNAL)
             await self._say(lambda: [page.refusal(events.RESET_ERROR, failure)])
 

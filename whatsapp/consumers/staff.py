@@ -6,7 +6,8 @@ from django.conf import settings
 from django.contrib.auth.models import User
 from django.utils.translation import gettext as _
 
-from whatsapp import origins
+from whatsapp import alerts, origins
+from whatsapp.alerts import Operation
 from whatsapp.consumers.base import Socket
 from whatsapp.errors import ErrorCode, WhatsAppError
 from whatsapp.page import Event
@@ -29,6 +30,9 @@ class StaffSocket(Socket):
     async def _leave(self) -> None:
         """Leave the watcher, if it has been joined."""
         raise NotImplementedError
+
+    def _tags(self, operation: Operation) -> dict[str, Any]:
+        return alerts.tags(operation, component="admin")
 
     @property
     def login(self) -> Login:

@@ -69,6 +69,8 @@ class Blame:
                 "before it died is in the log.",
                 session_id,
                 self._records[session_id].alone,
+                # The caller says of the session that it is held back, and why.
+                extra={"reported_elsewhere": True},
             )
         return frozenset(convicted)
 

@@ -135,7 +135,10 @@ class Engine:
         try:
             self._on_event(event)
         except Exception:
-            logger.exception("a handler of engine events failed")
+            logger.exception(
+                "a handler of engine events failed",
+                extra={"operation": "engine_message"},
+            )
 
     # Start and stop -------------------------------------------------------------------
 

@@ -243,7 +243,10 @@ class Process:
             else:
                 self._on_session_event(message)
         except (KeyError, TypeError):
-            logger.exception("Node.js sent a message of an unknown shape")
+            logger.exception(
+                "Node.js sent a message of an unknown shape",
+                extra={"operation": "engine_message"},
+            )
 
     def _heard(self, generation: int) -> Session | None:
         session = self._everybody.get(generation)
@@ -290,7 +293,11 @@ class Process:
             except StoreRefused:
                 answer["error"] = "refused"
             except Exception:
-                logger.exception("the store failed for %s", session.ref.session_id)
+                logger.exception(
+                    "the store failed for %s",
+                    session.ref.session_id,
+                    extra=_told_of(session.ref, message),
+                )
                 answer["error"] = "failed"
         if session:
             session.store_calls -= 1
@@ -301,3 +308,12 @@ class Process:
             return await self._store.get_keys(ref, message["type"], message["ids"])
         await self._store.save(ref, message["creds"], message["keys"], message["n"])
         return None
+
+
+def _told_of(ref: SessionRef, message: Message) -> dict[str, str]:
+    """What the log says of a store call that failed, to be searched by."""
+    told = {"component": "baileys_auth", "company_id": ref.session_id}
+    if message["rq"] == "get":
+        return {**told, "operation": "get_keys", "key_type": message["type"]}
+    is_creds = message["creds"] is not None
+    return {**told, "operation": "save_credentials" if is_creds else "set_keys"}

@@ -79,7 +79,11 @@ class Pulse:
             return False
         since = self.answered_at - self._recycled_at
         if since >= limits.recycle_interval:
-            logger.error("%s, so it is ended and started again", self._too_much())
+            logger.error(
+                "%s, so it is ended and started again",
+                self._too_much(),
+                extra={"operation": "engine_memory", "category": "performance"},
+            )
             self._recycled_at = self.answered_at
             return True
         if not self._has_warned:

@@ -166,7 +166,12 @@ class Supervisor:
 
     def kill_hung(self, why: str) -> None:
         if self._child:
-            logger.error("%s %s, so it is killed", self.name, why)
+            logger.error(
+                "%s %s, so it is killed",
+                self.name,
+                why,
+                extra={"operation": "engine_hung"},
+            )
             self._cause = Cause.HUNG
             self._child.kill()
 
@@ -180,7 +185,11 @@ class Supervisor:
             try:
                 death = await self._live(started)
             except Exception:  # whatever surprised us, Node.js must run
-                logger.exception("the supervision of %s failed", self.name)
+                logger.exception(
+                    "the supervision of %s failed",
+                    self.name,
+                    extra={"operation": "engine_crashed"},
+                )
                 death = Death(Cause.CRASHED, "a fault of ours")
             if not started.done():
                 error = EngineError(f"{self.name} did not start: {death.text}")
@@ -191,13 +200,15 @@ class Supervisor:
                 continue
             if loop.time() - began >= self._limits.healthy_after:
                 delay = self._limits.restart_delay
+            crashed = death.cause is Cause.CRASHED
             logger.log(
                 # The others have had their line.
-                logging.ERROR if death.cause is Cause.CRASHED else logging.WARNING,
+                logging.ERROR if crashed else logging.WARNING,
                 "%s died (%s), starting it again in %.1f s",
                 self.name,
                 death.text,
                 delay,
+                extra={"operation": "engine_crashed"} if crashed else None,
             )
             await asyncio.sleep(delay)
             delay = min(delay * 2, self._limits.restart_delay_max)

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import psycopg
 
+from whatsapp import alerts
 from whatsapp.gateway import balance
 from whatsapp.gateway.database import DATABASE_ERRORS, Services
 from whatsapp.gateway.messages import Abandon, Leave, Look
@@ -104,7 +105,11 @@ class Claimer:
                 await self.claim_all()
                 await self._ownership.watch()
             except LOST as error:
-                logger.warning("Ownership is lost: %s", type(error).__name__)
+                logger.warning(
+                    "Ownership is lost: %s",
+                    type(error).__name__,
+                    extra=alerts.tags("ownership_lost", category="database"),
+                )
             self.is_claiming = False
             self._patient_until = self._now() + claims.GRACE_SECONDS
             await self._ownership.close()

@@ -13,11 +13,16 @@ from asgiref.sync import SyncToAsync
 from django.db import InterfaceError, OperationalError, connections
 from psycopg.conninfo import make_conninfo
 
+from whatsapp import alerts
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
 DATABASE_ERRORS = (OperationalError, InterfaceError)
 """The database is away or restarting: what was tried may be tried again."""
+
+DATABASE_AWAY = alerts.tags("database_away", component="gateway", category="database")
+"""What operators are told when it is: once a minute, whoever notices it first."""
 
 THREADS = 8
 

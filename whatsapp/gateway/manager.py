@@ -14,7 +14,7 @@ from typing import Any
 from channels.layers import get_channel_layer
 from django.conf import settings
 
-from whatsapp import events
+from whatsapp import alerts, events
 from whatsapp.engine import (
     Alive,
     Closed,
@@ -30,7 +30,12 @@ from whatsapp.engine.protocol import Event, SessionEvent
 from whatsapp.gateway import policy
 from whatsapp.gateway.auth_store import UNSTORED_EPOCH, DatabaseAuthStore
 from whatsapp.gateway.claimer import Claimer
-from whatsapp.gateway.database import DATABASE_ERRORS, Services, conninfo
+from whatsapp.gateway.database import (
+    DATABASE_AWAY,
+    DATABASE_ERRORS,
+    Services,
+    conninfo,
+)
 from whatsapp.gateway.messages import Abandon, Gone, Look, Pulse
 from whatsapp.gateway.metrics import GatewayMetrics, Waits
 from whatsapp.gateway.ownership import LocksLost
@@ -192,7 +197,9 @@ class SessionManager:
                 await self.services(encryption.welcome_gateway)
                 return await self.services(conninfo)
             except DATABASE_ERRORS as error:
-                logger.warning("No database yet: %s", type(error).__name__)
+                logger.warning(
+                    "No database yet: %s", type(error).__name__, extra=DATABASE_AWAY
+                )
                 await asyncio.sleep(RECONNECT_SECONDS)
 
     async def _briefly(self, work: Coroutine[Any, Any, None]) -> None:
@@ -246,9 +253,14 @@ class SessionManager:
         try:
             await work
         except DATABASE_ERRORS as error:
-            logger.warning("%s: the database is away: %s", name, type(error).__name__)
+            logger.warning(
+                "%s: the database is away: %s",
+                name,
+                type(error).__name__,
+                extra=DATABASE_AWAY,
+            )
         except Exception:
-            logger.exception("%s failed", name)
+            logger.exception("%s failed", name, extra=alerts.tags("task"))
 
     # --- salons -----------------------------------------------------------------------
 
@@ -310,9 +322,11 @@ class SessionManager:
                 await self.services(claims.demote_unowned)
                 await self.services(claims.demote_silent)
             except (LocksLost, *DATABASE_ERRORS) as error:
-                logger.warning("Cannot look: %s", type(error).__name__)
+                logger.warning(
+                    "Cannot look: %s", type(error).__name__, extra=DATABASE_AWAY
+                )
             except Exception:  # one odd row must not take every salon's socket down
-                logger.exception("The regular look failed")
+                logger.exception("The regular look failed", extra=alerts.tags("look"))
 
     async def _share(self) -> None:
         now = asyncio.get_running_loop().time()
@@ -353,7 +367,9 @@ class SessionManager:
             else:
                 await self.claimer.claim([pk])
         except (LocksLost, *DATABASE_ERRORS) as error:
-            logger.warning("Cannot claim: %s", type(error).__name__)
+            logger.warning(
+                "Cannot claim: %s", type(error).__name__, extra=DATABASE_AWAY
+            )
 
     async def _listen(self) -> None:
         """Look at once where somebody says that rows have changed."""
@@ -370,7 +386,11 @@ class SessionManager:
             except events.LAYER_ERRORS as error:
                 # The layer only saves time: the regular look finds everything.
                 if not is_down:
-                    logger.warning("The channel layer is down: %s", error)
+                    logger.warning(
+                        "The channel layer is down: %s",
+                        error,
+                        extra=alerts.tags("channel_layer"),
+                    )
                 is_down = True
                 await asyncio.sleep(RECONNECT_SECONDS)
 
@@ -396,7 +416,10 @@ class SessionManager:
             except (*DATABASE_ERRORS, *events.LAYER_ERRORS) as error:
                 logger.warning("Housekeeping: %s", type(error).__name__)
             except Exception:  # no salon's socket ends because a count went wrong
-                logger.exception("Housekeeping failed")
+                logger.exception(
+                    "Housekeeping failed",
+                    extra=alerts.tags("housekeeping", category="maintenance"),
+                )
 
     # --- the engine's words -----------------------------------------------------------
 
@@ -442,6 +465,7 @@ class SessionManager:
             stopped.process,
             stopped.error,
             len(stopped.sessions),
+            extra=alerts.ELSEWHERE,  # the engine has said that it died, and why
         )
         for ref in stopped.sessions:
             listener = self._by_generation.get(ref.generation)
@@ -482,7 +506,11 @@ class SessionManager:
                 await self.services(sessions.record_alive, ages)
                 stored |= heard
             except DATABASE_ERRORS as error:
-                logger.warning("Proof of life not stored: %s", type(error).__name__)
+                logger.warning(
+                    "Proof of life not stored: %s",
+                    type(error).__name__,
+                    extra=DATABASE_AWAY,
+                )
 
     @staticmethod
     def _judge_silence(runner: SalonRunner, ref: SessionRef, age: float) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 import orjson
 import psycopg
 
+from whatsapp import alerts
 from whatsapp.gateway import database
 from whatsapp.gateway.database import NoAnswer
 from whatsapp.services.claims import LOCK_CLASS
@@ -157,7 +158,8 @@ class Ownership:
             rows = await self._query(_ACQUIRE, (wanted, LOCK_CLASS))
         except psycopg.errors.OutOfMemory:
             logger.exception(
-                "PostgreSQL's lock table is full: raise max_locks_per_transaction"
+                "PostgreSQL's lock table is full: raise max_locks_per_transaction",
+                extra=alerts.tags("claim", category="database"),
             )
             # Some may have been locked before the error, which undoes none of them.
             await self._query(_RELEASE, (wanted, LOCK_CLASS))

@@ -15,6 +15,7 @@ from typing import Any
 
 import psycopg
 
+from whatsapp import alerts
 from whatsapp.engine import (
     Closed,
     CodeEntered,
@@ -32,7 +33,7 @@ from whatsapp.engine import (
 )
 from whatsapp.errors import ErrorCode, WhatsAppError
 from whatsapp.gateway import policy
-from whatsapp.gateway.database import DATABASE_ERRORS
+from whatsapp.gateway.database import DATABASE_AWAY, DATABASE_ERRORS
 from whatsapp.gateway.host import Host
 from whatsapp.gateway.mailbox import Mailbox
 from whatsapp.gateway.messages import (
@@ -158,12 +159,22 @@ class SalonRunner:
                 "Salon %s: the database is away (%s)",
                 self.salon_pk,
                 type(error).__name__,
+                extra=DATABASE_AWAY,
             )
             if not self._abandoned:
                 await asyncio.sleep(LOOK_AGAIN_SECONDS)
                 self._mailbox.put_back(message)
         except Exception:  # the salon must go on, whatever surprised us
-            logger.exception("Salon %s: unexpected", self.salon_pk)
+            logger.exception(
+                "Salon %s: unexpected",
+                self.salon_pk,
+                extra=alerts.tags(
+                    "pairingCodeUnhandled"
+                    if self._mode is Mode.LINK
+                    else "session_unexpected",
+                    company_id=self._salon.session_id if self._salon else None,
+                ),
+            )
             await self._close_socket()
             self._back_off()
 
@@ -374,12 +385,32 @@ class SalonRunner:
                 return
             await self._host.engine.open(ref, creds, first=first)
         except UnreadableCreds:
-            logger.exception("%s: the stored creds are no creds", ref.session_id)
+            logger.exception(
+                "%s: the stored creds are no creds",
+                ref.session_id,
+                extra=alerts.ELSEWHERE,  # by its status, needs_attention
+            )
             self.post(Gone(ref, DisconnectReason.MULTIDEVICE_MISMATCH))
         except SealingError as error:
-            logger.error("%s: %s", ref.session_id, error)  # noqa: TRY400 (it says all)
+            logger.error(  # noqa: TRY400 (it says all)
+                "%s: %s", ref.session_id, error, extra=alerts.ELSEWHERE
+            )
             self.post(Gone(ref, DisconnectReason.STORE_SEALED))
-        except (EngineError, TimeoutError, psycopg.Error):
+        except (EngineError, TimeoutError):
+            self.post(Gone(ref, DisconnectReason.ENGINE_GONE))
+        except psycopg.Error as error:
+            logger.warning(
+                "%s: creds not loaded: %s",
+                ref.session_id,
+                type(error).__name__,
+                exc_info=True,
+                extra=alerts.tags(
+                    "load_credentials",
+                    component="baileys_auth",
+                    company_id=ref.session_id,
+                    category="database",
+                ),
+            )
             self.post(Gone(ref, DisconnectReason.ENGINE_GONE))
 
     async def _start(

@@ -4,11 +4,13 @@ import asyncio
 import contextlib
 import logging
 from functools import partial
+from typing import Any
 
 from django.conf import settings
 from django.db import connections
 
-from whatsapp.gateway.database import DATABASE_ERRORS, Services
+from whatsapp import alerts
+from whatsapp.gateway.database import DATABASE_AWAY, DATABASE_ERRORS, Services
 from whatsapp.gateway.threads import in_thread
 from whatsapp.models import WhatsAppSession
 from whatsapp.services import outbox
@@ -55,9 +57,15 @@ class Teller:
             more = await self._services(outbox.tell, send)
             await self._services(outbox.settle, send)
         except DATABASE_ERRORS as error:
-            logger.warning("Changes are not told yet: %s", type(error).__name__)
+            logger.warning(
+                "Changes are not told yet: %s",
+                type(error).__name__,
+                extra=DATABASE_AWAY,
+            )
         except Exception:  # what is odd about one must not end the gateway
-            logger.exception("Telling changes of status failed")
+            logger.exception(
+                "Telling changes of status failed", extra=alerts.tags("status_words")
+            )
         else:
             return more
         return False
@@ -74,7 +82,12 @@ def send(word: Word) -> None:
         word.level,
         word.line,
         fields,
-        extra={**fields, "event": word.name, "at": fields["at"].isoformat()},
+        extra={
+            **fields,
+            "event": word.name,
+            "at": fields["at"].isoformat(),
+            **_tags(word),
+        },
     )
     if not word.signal.has_listeners(WhatsAppSession):
         return
@@ -86,7 +99,20 @@ def send(word: Word) -> None:
             "A receiver of %s hangs; %s goes on without it",
             word.name,
             fields["session_id"],
+            extra=alerts.tags("status_words", company_id=fields["session_id"]),
         )
+
+
+def _tags(word: Word) -> dict[str, Any]:
+    """Return what a word is reported with, if it is operators who must act."""
+    if word.level < logging.ERROR:
+        return {}
+    return alerts.tags(
+        word.name,
+        company_id=word.fields["session_id"],
+        session_health=word.fields.get("after", word.fields.get("status")),
+        reason=word.fields["reason"],
+    )
 
 
 def _call_receivers(word: Word) -> None:

@@ -17,6 +17,7 @@ from typing import IO, Any
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
+from whatsapp import alerts
 from whatsapp.engine import Engine
 from whatsapp.gateway.database import Services
 from whatsapp.gateway.threads import in_thread
@@ -118,7 +119,7 @@ class WebVersions:
                 "then salons are outdated",
                 name(refused),
                 error,
-                extra={"operation": "web_version", "refused": name(refused)},
+                extra={**alerts.tags("web_version"), "refused": name(refused)},
             )
             await self._services(web_version.record_failed, str(error))
             return
@@ -129,7 +130,7 @@ class WebVersions:
             name(refused),
             name(version),
             extra={
-                "operation": "web_version",
+                **alerts.tags("web_version"),
                 "refused": name(refused),
                 "taken_up": name(version),
             },

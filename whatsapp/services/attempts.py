@@ -9,12 +9,13 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 from django.conf import settings
 from django.db import connection, transaction
 from django.db.models.functions import Now
 
-from whatsapp import events
+from whatsapp import alerts, events
 from whatsapp.errors import ErrorCode, WhatsAppError
 from whatsapp.models import PairingAttempt, Salon, WhatsAppSession
 from whatsapp.phones import mask_phone, same_phone
@@ -354,6 +355,23 @@ def _close(attempt: PairingAttempt, stage: str, error: ErrorCode | None = None) 
         attempt.save(update_fields=["retry_after"])
 
 
+OURS = frozenset(
+    {
+        *(ErrorCode.PAIRING_TIMEOUT, ErrorCode.PAIRING_CODE_FAILED),
+        *(ErrorCode.WHATSAPP_UNREACHABLE, ErrorCode.INTERNAL),
+    }
+)
+"""Failures that are not the salon's: operators are told."""
+
+
+def _tags(attempt: PairingAttempt, error: ErrorCode | None) -> dict[str, Any]:
+    return alerts.tags(
+        "pairingCode" if attempt.kind == PairingAttempt.Kind.CODE else "sendQR",
+        company_id=attempt.salon.session_id,
+        error=error,
+    )
+
+
 def finish(
     session: WhatsAppSession,
     attempt: PairingAttempt,
@@ -362,13 +380,15 @@ def finish(
 ) -> None:
     """Close an attempt, settle the salon's status, tell pages and gateways."""
     _close(attempt, stage, error)
-    logger.info(
+    logger.log(
+        logging.WARNING if error in OURS else logging.INFO,
         "%s: %s attempt for %s is %s (%s)",
-        session.salon_id,
+        attempt.salon.session_id,
         attempt.kind,
         mask_phone(attempt.phone) or "any phone",
         stage,
         error or "no error",
+        extra=_tags(attempt, error) if error in OURS else None,
     )
     sessions.settle(session, credentials.stored(attempt.salon), error or "")
     events.wake_gateways(session.salon_id)

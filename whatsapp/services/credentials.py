@@ -20,6 +20,7 @@ from django.db import connection, transaction
 from django.db.models import QuerySet
 from django.db.models.functions import Now
 
+from whatsapp import alerts
 from whatsapp.models import ArchivedCredentials, Salon, SealingKey, WhatsAppSession
 from whatsapp.phones import device_from_jid, mask_phone, phone_from_jid, same_phone
 from whatsapp.services import audit, sealing
@@ -224,9 +225,11 @@ def _report_mismatch(
         salon.session_id,
         kind,
         extra={
-            "operation": "phone_mismatch_cleanup",
-            "session_id": salon.session_id,
-            "mismatch_type": kind,
+            **alerts.tags(
+                "phone_mismatch_cleanup",
+                company_id=salon.session_id,
+                mismatch_type=kind,
+            ),
             "old_phone": mask_phone(old_phone),
             "new_phone": mask_phone(new_phone),
         },
@@ -495,7 +498,10 @@ def put_back(salon: Salon, actor: str, entry: ArchivedCredentials) -> bool:
         creds, keys = _read(entry)
     except SealingError as error:
         logger.error(  # noqa: TRY400 (it says all)
-            "%s: the archived creds cannot be opened: %s", salon.session_id, error
+            "%s: the archived creds cannot be opened: %s",
+            salon.session_id,
+            error,
+            extra=alerts.tags("load_credentials", company_id=salon.session_id),
         )
         return False
     _delete_rows(salon)

@@ -12,6 +12,7 @@ from typing import Any
 
 from django.db import connection, transaction
 
+from whatsapp import alerts
 from whatsapp.models import Salon
 from whatsapp.services import credentials, sessions
 from whatsapp.services.credentials import CredsState
@@ -242,7 +243,11 @@ def count() -> list[Growth]:
             one.days,
             one.before,
             one,
-            extra={"operation": "key_growth", "salon_id": one.salon_id},
+            extra=alerts.tags(
+                "key_growth",
+                company_id=f"company_{one.salon_id}",
+                category="maintenance",
+            ),
         )
     return found
 

@@ -18,6 +18,7 @@ from django.db.models.functions import Now
 from django.dispatch import Signal
 
 from whatsapp import signals
+from whatsapp.alerts import Operation
 from whatsapp.models import Flapping, StatusChange, WhatsAppSession
 
 Status = WhatsAppSession.Status
@@ -53,7 +54,7 @@ class Word:
     """What is to be told: a signal, and a line of the log."""
 
     signal: Signal
-    name: str
+    name: Operation
     level: int
     line: str
     fields: dict[str, Any] = field(default_factory=dict)

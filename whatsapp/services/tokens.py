@@ -1,14 +1,18 @@
 """The token that opens a salon's page: a JWT of the marketplace."""
 
+import logging
 import time
 from dataclasses import dataclass
 
 import jwt
 from django.conf import settings
 
+from whatsapp import alerts
 from whatsapp.errors import ErrorCode, WhatsAppError
 from whatsapp.models import Salon
 from whatsapp.services import audit
+
+logger = logging.getLogger(__name__)
 
 TOKEN_TYPE = "marketplace_registration"  # noqa: S105  (a claim's value, no secret)
 ALGORITHM = "HS256"
@@ -70,23 +74,39 @@ def verify(token: object) -> Grant:
             options={"require": ["exp"], "verify_iat": False},
         )
     except jwt.ExpiredSignatureError:
+        _tell_refused("expired")
         raise Expired from None
     except jwt.InvalidTokenError:
-        raise WhatsAppError(ErrorCode.UNAUTHORIZED) from None
+        raise _refusal("invalid") from None
     if claims.get("type") != TOKEN_TYPE or not claims.get("company_id"):
-        raise WhatsAppError(ErrorCode.UNAUTHORIZED)
+        raise _refusal("incomplete")
     salon_id = _positive_int(claims.get("salon_id"))
     if salon_id is None:
-        raise WhatsAppError(ErrorCode.UNAUTHORIZED)
+        raise _refusal("incomplete")
     try:
         salon = Salon.objects.get(salon_id=salon_id)
     except Salon.DoesNotExist:
-        raise WhatsAppError(ErrorCode.FORBIDDEN) from None
+        raise _refusal("unknown_salon", ErrorCode.FORBIDDEN) from None
     language = claims.get("language")
     return Grant(
         salon=salon,
         expires_at=float(claims["exp"]),
         language=language if language in ("ru", "en") else "",
+    )
+
+
+def _refusal(reason: str, code: ErrorCode = ErrorCode.UNAUTHORIZED) -> WhatsAppError:
+    """Return the refusal of a token, after operators have been told of it."""
+    _tell_refused(reason)
+    return WhatsAppError(code)
+
+
+def _tell_refused(reason: str) -> None:
+    # Anybody can bring that about, as often as he likes: it is no warning.
+    logger.info(
+        "A page token was refused: %s",
+        reason,
+        extra=alerts.tags("tokenValidation", category="security", reason=reason),
     )
 
 

@@ -56,7 +56,8 @@ export class Lease {
       this.#judging = false
       if (this.pipe.received !== received) return this.#look()
       if (!this.isOver) return
-      log.error(`nothing was heard of Python for ${this.lengthMs / 1000} s, so this ends`)
+      // What dies of it is an error of its own.
+      log.warning(`nothing was heard of Python for ${this.lengthMs / 1000} s, so this ends`)
       clearInterval(this.timer)
       this.end()
     })

@@ -20,6 +20,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import connection, connections
 from django.db.migrations.executor import MigrationExecutor
 
+from whatsapp import alerts
 from whatsapp.management.salon_command import database_errors
 from whatsapp.models import Salon
 from whatsapp.services import claims, salons, tokens
@@ -251,7 +252,10 @@ class PageServer:
         try:
             await run_until(self._stop)
         except Exception:
-            logger.exception("The gateway failed; the service ends")
+            logger.exception(
+                "The gateway failed; the service ends",
+                extra=alerts.tags("gateway_failed", component="gateway"),
+            )
             self.failed = True
             if not self._stop.is_set():
                 self._reactor.stop()
