@@ -221,6 +221,7 @@ def _message(source: object) -> dict[str, str]:
     return {"message": found} if found else {}
 
 
+_EXTRAS: dict[str, Callable[[Any], Any]] = dict.fromkeys(EXTRAS, text)
 _EVENT: dict[str, Callable[[Any], Any]] = {
     "timestamp": _time,
     "platform": _one_of(frozenset({"python"})),
@@ -231,23 +232,11 @@ _EVENT: dict[str, Callable[[Any], Any]] = {
     "server_name": _shaped(r"[\w.-]{1,64}"),
     "logentry": _message,
     "tags": lambda value: _checked(value, TAGS),
-    "extra": lambda value: {
-        name: text(found, 200)
-        for name, found in _mapping(value).items()
-        if name in EXTRAS
-    },
+    "extra": lambda value: _checked(value, _EXTRAS),
     "exception": _exceptions,
     "breadcrumbs": _breadcrumbs,
     "request": _request,
     "user": lambda value: _checked(value, {"id": _number}),
-    "contexts": lambda value: _checked(
-        value,
-        {
-            "runtime": lambda found: _checked(
-                found, {"name": _name, "version": _shaped(r"[\w.+-]{1,20}")}
-            )
-        },
-    ),
     "sdk": lambda value: _checked(value, {"name": _name, "version": _name}),
 }
 

@@ -272,7 +272,6 @@ ALLOWED: dict[str, Any] = {
         "headers": {"User-Agent": "curl/8.5"},
     },
     "user": {"id": "42"},
-    "contexts": {"runtime": {"name": "CPython", "version": "3.11.2"}},
     "sdk": {"name": "sentry.python", "version": "2.75.0"},
 }
 

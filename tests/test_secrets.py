@@ -8,13 +8,10 @@ told is searched for each secret that was in play, in each form that it may take
 import asyncio
 import base64
 import contextlib
-import gzip
 import json
 import re
-import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +19,7 @@ import pytest
 
 from tests.database import SECRETS
 from tests.scenarios import LinkedTemplate, Page, SalonUnderTest, World
+from tests.sentry_world import Sink
 from tests.simulator import Simulator
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
@@ -40,41 +38,6 @@ ENOUGH = 15
 """Bytes of a secret that are searched for: logs may have cut off the rest."""
 
 BASE64 = re.compile(r"[A-Za-z0-9+/_-]{24,}={0,2}")
-
-
-class Sink:
-    """A Sentry on loopback, which keeps what it is sent."""
-
-    def __init__(self) -> None:
-        self.envelopes: list[str] = []
-        sink = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                if self.headers["Content-Encoding"] == "gzip":
-                    body = gzip.decompress(body)
-                sink.envelopes.append(body.decode(errors="replace"))
-                self.send_response(200)
-                self.send_header("Content-Length", "2")
-                self.end_headers()
-                self.wfile.write(b"{}")
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.dsn = f"http://public@127.0.0.1:{self._server.server_port}/1"
-        self._thread = threading.Thread(target=self._server.serve_forever)
-
-    def __enter__(self) -> "Sink":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
 
 
 @dataclass
@@ -351,7 +314,7 @@ def test_nothing_secret_is_printed_reported_or_shown_as_status(tmp_path: Path):
     planted = next(iter(secrets.needles))
     assert secrets.found_in([f"{logs}\nINFO whatsapp: {planted}\n{logs}"])
 
-    assert any("Node.js ended" in text for text in run.envelopes)
+    assert any("engine_crashed" in text for text in run.envelopes)
     assert not secrets.found_in(run.envelopes)
     # What operators shall be told: another phone than before, in both of its kinds.
     mismatches = [text for text in run.envelopes if "phone_mismatch_cleanup: " in text]
