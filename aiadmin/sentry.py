@@ -18,7 +18,11 @@ import sentry_sdk
 from django.core.exceptions import ImproperlyConfigured
 from sentry_sdk.integrations.atexit import AtexitIntegration
 from sentry_sdk.types import Event, Hint
-from sentry_sdk.utils import BadDsn, event_from_exception
+from sentry_sdk.utils import (
+    BadDsn,
+    capture_internal_exceptions,
+    event_from_exception,
+)
 
 from aiadmin import allowlist
 from aiadmin.logs import Pace
@@ -35,6 +39,12 @@ LEVELS = {
     logging.WARNING: "warning",
     logging.ERROR: "error",
     logging.CRITICAL: "fatal",
+}
+
+COMPONENTS_BY_PATH = {
+    "/marketplace/": "marketplace",
+    "/api/": "api",
+    "/admin/": "admin",
 }
 
 OUTAGES = frozenset(
@@ -58,6 +68,11 @@ class SentryHandler(logging.Handler):
         """Report the record, or keep it as something that went before."""
         if record.name.startswith(("sentry_sdk", "urllib3")):
             return  # its own troubles must not make new ones
+        # Whoever logs must not fail by it; of a bad record the other handler complains.
+        with capture_internal_exceptions():
+            self._tell(record)
+
+    def _tell(self, record: logging.LogRecord) -> None:
         if _is_reported(record):
             event, hint = _event_of(record)
             sentry_sdk.capture_event(event, hint)
@@ -95,7 +110,7 @@ def _event_of(record: logging.LogRecord) -> tuple[Any, dict[str, Any]]:
             mechanism={"type": "logging", "handled": True},
         )
     tags = {name: getattr(record, name, None) for name in alerts.TAGS}
-    tags["component"] = tags["component"] or alerts.component_of(record.name)
+    tags["component"] = tags["component"] or _component(record)
     if not tags["category"] and error is not None and _is_of_database(error):
         tags["category"] = "database"
     event |= {
@@ -112,6 +127,14 @@ def _event_of(record: logging.LogRecord) -> tuple[Any, dict[str, Any]]:
     event |= _request_of(record)
     hint["site"] = tags["operation"] or f"{record.pathname}:{record.lineno}"
     return event, hint
+
+
+def _component(record: logging.LogRecord) -> str | None:
+    path = str(getattr(getattr(record, "request", None), "path", ""))
+    for prefix, component in COMPONENTS_BY_PATH.items():
+        if path.startswith(prefix):
+            return component
+    return alerts.component_of(record.name)
 
 
 def _request_of(record: logging.LogRecord) -> dict[str, Any]:

@@ -64,7 +64,9 @@ def captured() -> Iterator[Captured]:
     """Sentry as the settings start it, with its clock in the test's hand."""
     transport = Captured()
     handler = sentry.SentryHandler()
-    root = logging.getLogger()
+    root, ours = logging.getLogger(), logging.getLogger("whatsapp")
+    level = ours.level
+    ours.setLevel(logging.INFO)
     with sentry_sdk.isolation_scope():
         sentry.init(
             "https://public@sentry.invalid/1",
@@ -76,6 +78,7 @@ def captured() -> Iterator[Captured]:
         root.addHandler(handler)
         yield transport
         root.removeHandler(handler)
+        ours.setLevel(level)
         sentry_sdk.get_client().close()
     sentry_sdk.get_global_scope().set_client(None)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from django.core.management import get_commands
 
+from whatsapp import alerts
 from whatsapp.api import api
 from whatsapp.errors import ErrorCode
 from whatsapp.metrics import CATALOGUE
@@ -117,6 +118,22 @@ def test_every_status_is_in_the_documents():
     statuses = set(WhatsAppSession.Status.values)
     assert missing(statuses, DOCS / "architecture.md") == set()
     assert missing(statuses, DOCS / "operations.md") == set()
+
+
+def test_every_tag_component_and_operation_of_a_report_is_in_the_documents():
+    names = {*alerts.TAGS, *alerts.COMPONENTS, *alerts.OPERATIONS, *alerts.CATEGORIES}
+    assert len(names) > 40
+    assert missing(names, DOCS / "operations.md") == set()
+
+
+def test_every_operation_of_a_report_is_reported_somewhere():
+    said = "\n".join(
+        path.read_text()
+        for folder in ("aiadmin", "whatsapp")
+        for path in (ROOT / folder).rglob("*.py")
+        if path.name != "alerts.py"
+    )
+    assert {name for name in alerts.OPERATIONS if f'"{name}"' not in said} == set()
 
 
 def api_routes() -> set[str]:

@@ -4,6 +4,7 @@ import logging
 import subprocess
 import sys
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,12 @@ from tests.factories import make_salon
 from tests.sentry_world import Captured, captured
 from tests.test_scrubber import JWT, KEY, QR
 from whatsapp import alerts
+from whatsapp.engine import SessionRef
+from whatsapp.engine.process import _told_of
+from whatsapp.errors import ErrorCode, WhatsAppError
+from whatsapp.gateway import teller
+from whatsapp.models import PairingAttempt
+from whatsapp.services import attempts, outbox, pairing, tokens
 
 __all__ = ["captured"]
 
@@ -154,6 +161,93 @@ def test_the_engine_speaks_of_itself_in_words_that_are_known():
                     assert value.strip('"') in alerts.OPERATIONS, line
 
 
+# --- the places -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        ("replaced", True),
+        ("needs_attention", True),
+        ("logged_out", False),
+        ("open", False),
+    ],
+)
+def test_a_status_that_operators_must_mend_is_an_event(
+    captured: Captured, status: str, told: bool
+):
+    change = outbox._Change(
+        *(1, 1, 17, datetime.now(UTC), "open", status, "440", "web-1:1281:7e93ed")
+    )
+    teller.send(outbox._changed(change))
+    assert len(captured.events) == told
+    if told:
+        assert captured.events[0]["tags"] == {
+            "component": "baileys-session",
+            "operation": "session_status_changed",
+            "company_id": "company_17",
+            "session_health": status,
+            "reason": "440",
+        }
+        assert captured.events[0]["extra"]["owner"] == "web-1:1281:7e93ed"
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ErrorCode.PAIRING_CODE_FAILED, True),
+        (ErrorCode.WHATSAPP_UNREACHABLE, True),
+        (ErrorCode.PHONE_NOT_ON_WHATSAPP, False),
+        (ErrorCode.RATE_LIMITED, False),
+        (ErrorCode.CODE_EXPIRED, False),
+    ],
+)
+def test_a_code_that_fails_by_no_fault_of_the_salons_is_an_event(
+    captured: Captured, error: ErrorCode, told: bool
+):
+    salon = make_salon()
+    pairing.request_code(salon, "+7 900 123-45-67", "page")
+    attempt = PairingAttempt.objects.get(salon=salon, finished_at=None)
+    assert attempts.fail(salon, attempt.pk, None, error)
+    assert [event["tags"] for event in captured.events] == [
+        {
+            "component": "baileys-session",
+            "operation": "pairingCode",
+            "company_id": salon.session_id,
+            "error": error.value,
+        }
+    ] * told
+
+
+@pytest.mark.django_db
+def test_what_a_salon_mistypes_is_no_event(captured: Captured):
+    with pytest.raises(WhatsAppError):
+        pairing.request_code(make_salon(), "12", "page")
+    assert captured.events == []
+
+
+@pytest.mark.parametrize(
+    ("message", "tags"),
+    [
+        (
+            {"rq": "get", "type": "pre-key"},
+            {"operation": "get_keys", "key_type": "pre-key"},
+        ),
+        ({"rq": "save", "creds": "{}"}, {"operation": "save_credentials"}),
+        ({"rq": "save", "creds": None}, {"operation": "set_keys"}),
+    ],
+)
+def test_a_store_call_that_fails_says_which(
+    captured: Captured, message: dict[str, Any], tags: dict[str, str]
+):
+    extra = _told_of(SessionRef("company_17", 1, 1), message)
+    logging.getLogger("whatsapp.engine.process").error("the store failed", extra=extra)
+    (event,) = captured.events
+    whose = {"component": "baileys_auth", "company_id": "company_17"}
+    assert event["tags"] == whose | tags
+
+
 # --- one failure, one event -----------------------------------------------------------
 
 
@@ -186,6 +280,17 @@ def test_a_warning_is_no_event_unless_operators_shall_know(captured: Captured):
     assert captured.events == []
     logger.warning("something to do", extra=alerts.tags("database_away"))
     assert len(captured.events) == 1
+
+
+def test_a_record_that_makes_no_sentence_harms_nobody(
+    captured: Captured, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    # pytest's own handlers would complain.
+    monkeypatch.setattr(logger, "handlers", [sentry.SentryHandler()])
+    monkeypatch.setattr(logger, "propagate", False)
+    logger.error("%d of %s", "two")
+    assert captured.events == []
 
 
 def test_a_failing_view_is_one_event_with_its_path_only(
@@ -358,11 +463,7 @@ def test_the_pace_forgets_what_is_over():
 
 @pytest.mark.django_db
 def test_strangers_with_bad_tokens_are_one_event(captured: Captured):
-    from whatsapp.errors import WhatsAppError
-    from whatsapp.services import tokens
-
     expired = tokens.issue(make_salon(), lifetime=-1)
-    logging.getLogger("whatsapp").setLevel(logging.INFO)
     for token in (expired, expired, "x.y.z", JWT):
         with pytest.raises(WhatsAppError):
             tokens.verify(token)

@@ -36,7 +36,6 @@ Operation = Literal[
     # Ours.
     "session_status_changed",
     "session_flapping",
-    "session_settled",
     "session_unexpected",
     "status_words",
     "database_away",
@@ -88,7 +87,6 @@ _COMPONENTS: dict[str, Component] = {
     "whatsapp.services.tokens": "marketplace-websocket",
     "whatsapp.watcher": "marketplace-websocket",
     "whatsapp.listener": "marketplace-websocket",
-    "whatsapp.views": "marketplace",
     "whatsapp.gateway": "gateway",
     "whatsapp.gateway.claimer": "ownership",
     "whatsapp.gateway.ownership": "ownership",

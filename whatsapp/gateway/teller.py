@@ -9,7 +9,7 @@ from typing import Any
 from django.conf import settings
 from django.db import connections
 
-from whatsapp import alerts
+from whatsapp import alerts, signals
 from whatsapp.gateway.database import DATABASE_AWAY, DATABASE_ERRORS, Services
 from whatsapp.gateway.threads import in_thread
 from whatsapp.models import WhatsAppSession
@@ -107,8 +107,9 @@ def _tags(word: Word) -> dict[str, Any]:
     """Return what a word is reported with, if it is operators who must act."""
     if word.level < logging.ERROR:
         return {}
+    flaps = word.signal is signals.session_flapping
     return alerts.tags(
-        word.name,
+        "session_flapping" if flaps else "session_status_changed",
         company_id=word.fields["session_id"],
         session_health=word.fields.get("after", word.fields.get("status")),
         reason=word.fields["reason"],

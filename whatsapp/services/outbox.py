@@ -18,7 +18,6 @@ from django.db.models.functions import Now
 from django.dispatch import Signal
 
 from whatsapp import signals
-from whatsapp.alerts import Operation
 from whatsapp.models import Flapping, StatusChange, WhatsAppSession
 
 Status = WhatsAppSession.Status
@@ -54,7 +53,7 @@ class Word:
     """What is to be told: a signal, and a line of the log."""
 
     signal: Signal
-    name: Operation
+    name: str
     level: int
     line: str
     fields: dict[str, Any] = field(default_factory=dict)
