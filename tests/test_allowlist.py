@@ -198,7 +198,8 @@ def test_no_secret_leaves_wherever_it_is(said: tuple[str, list[str]]):
         left = json.dumps(sent, ensure_ascii=False)
         for piece in pieces:
             assert piece not in left, event
-            assert piece not in left.replace("\\", ""), event
+            bare = piece.replace("\\", "")
+            assert bare not in left.replace("\\", ""), event
 
 
 @given(written)

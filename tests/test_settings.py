@@ -229,3 +229,11 @@ def test_networks_of_metrics_are_networks(read):
 def test_what_is_no_network_is_refused(read, text: str):
     with pytest.raises(ImproperlyConfigured, match="METRICS_NETWORKS must be networks"):
         read(METRICS_NETWORKS=text)
+
+
+@pytest.mark.parametrize("name", ["our staging", "a/b", "x" * 65])
+def test_what_reports_are_filed_under_is_one_word(read, name: str):
+    assert read()["SENTRY_ENVIRONMENT"] == "production"
+    assert read(SENTRY_ENVIRONMENT="staging")["SENTRY_ENVIRONMENT"] == "staging"
+    with pytest.raises(ImproperlyConfigured, match="SENTRY_ENVIRONMENT must be"):
+        read(SENTRY_ENVIRONMENT=name)
