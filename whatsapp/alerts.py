@@ -77,6 +77,7 @@ ELSEWHERE = {"reported_elsewhere": True}
 _COMPONENTS: dict[str, Component] = {
     "whatsapp.services.credentials": "baileys_auth",
     "whatsapp.services.growth": "baileys_auth",
+    "whatsapp.services.sealing": "baileys_auth",
     "whatsapp.gateway.auth_store": "baileys_auth",
     "whatsapp.services.attempts": "baileys-session",
     "whatsapp.services.pairing": "baileys-session",
