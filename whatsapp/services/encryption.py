@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import orjson
 from django.db import connection, transaction
 
+from whatsapp import alerts
 from whatsapp.models import (
     ArchivedCredentials,
     CredsIndex,
@@ -105,6 +106,7 @@ def welcome_gateway() -> None:
             "CREDENTIAL_ENCRYPTION_KEYS lacks %s: the links of %d salons cannot be read.",
             ", ".join(missing),
             unreadable_salons(),
+            extra=alerts.tags("keys_missing"),
         )
     waiting = WhatsAppSession.objects.filter(reason=sealing.UNREADABLE)
     waiting.filter(retry_at__isnull=False).update(retry_at=None)
