@@ -203,7 +203,7 @@ def test_no_secret_leaves_wherever_it_is(said: tuple[str, list[str]]):
 
 
 @given(written)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_no_secret_is_kept_as_a_breadcrumb(said: tuple[str, list[str]]):
     text, pieces = said
     crumb = {"category": text, "level": text, "message": text, "data": {text: text}}

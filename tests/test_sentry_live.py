@@ -134,9 +134,9 @@ def run(sink_dsn: str, *arguments: str, **env: str) -> subprocess.CompletedProce
 
 
 def test_a_command_that_fails_is_one_event_which_is_sent_before_it_ends(sink: Sink):
-    # Nothing listens there, so this is no mistake of whoever called it.
+    # Of our own commands it would be a sentence for whoever called them.
     nowhere = "postgresql://aiadmin:hunter2@127.0.0.1:9/aiadmin"
-    done = run(sink.dsn, "manage.py", "whatsapp_status", DATABASE_URL=nowhere)
+    done = run(sink.dsn, "manage.py", "showmigrations", DATABASE_URL=nowhere)
     assert done.returncode == 1
     assert "Traceback" in done.stderr
     (event,) = sink.events
