@@ -141,6 +141,8 @@ async def test_a_live_link_is_encrypted_gets_another_key_and_outlives_a_lost_one
     with World(tmp_path, simulator, {KEYS: ""}) as world:
         life = Life(world, settings)
         life.use()
+        # The simulator has seen other tests.
+        registered = (await asyncio.to_thread(simulator.journal))["registrations"]
         await life.link()
         await life.resumes()
         salon = life.salon
@@ -184,7 +186,7 @@ async def test_a_live_link_is_encrypted_gets_another_key_and_outlives_a_lost_one
         assert len(await asyncio.to_thread(salon.phone.devices)) == 1
         journal = await asyncio.to_thread(simulator.journal)
         assert journal["devices"][life.contacts.jid]["peakOpenSockets"] == 1
-        assert journal["registrations"] == 1
+        assert journal["registrations"] == registered + 1
         assert first not in world.logs
         assert second not in world.logs
 

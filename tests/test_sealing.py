@@ -4,7 +4,7 @@ import json
 
 import pytest
 from django.db import IntegrityError, connection, transaction
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests import factories
@@ -142,8 +142,12 @@ def test_the_id_of_a_key_does_not_tell_the_key():
 # --- what is known of creds without opening them --------------------------------------
 
 JIDS = st.sampled_from(
-    [None, "", "79001234567:5@s.whatsapp.net", "79001234567@s.whatsapp.net", "x:1@y"]
-) | st.from_regex(r"\A[0-9]{7,15}(:[0-9]{1,3})?@[a-z.]{1,9}\Z")
+    [
+        *(None, "", "79001234567:5@s.whatsapp.net", "79001234567@s.whatsapp.net"),
+        *("7900:5@s.whatsapp.net", "79001234567:5@lid", "79001234567:5@sXwhatsappXnet"),
+        *("79001234567:5@s.whatsapp.net\n", "٧٩٠٠١٢٣٤٥٦٧:5@s.whatsapp.net", "x:1@y"),
+    ]
+) | st.from_regex(r"\A[0-9]{5,17}(:[0-9]{0,3})?@(s\.whatsapp\.net|[a-z.]{1,9})\Z")
 CREDS = st.fixed_dictionaries(
     {},
     optional={
@@ -157,6 +161,7 @@ CREDS = st.fixed_dictionaries(
 
 
 @pytest.mark.django_db
+@settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow])
 @given(creds=CREDS)
 def test_the_trigger_and_the_program_judge_creds_alike(creds):
     with connection.cursor() as cursor:

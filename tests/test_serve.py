@@ -224,8 +224,11 @@ async def test_an_unknown_socket_is_refused_without_an_error(tmp_path: Path):
     import websockets
 
     with await asyncio.to_thread(Server.start, tmp_path, gateway=False) as server:
-        with pytest.raises(websockets.InvalidStatus):
-            await websockets.connect(f"{server.ws_url}/ws/nowhere/", open_timeout=60)
+        async with websockets.connect(
+            f"{server.ws_url}/ws/nowhere/", open_timeout=60
+        ) as socket:
+            await socket.wait_closed()
+            assert socket.close_code == 4404
         assert "Traceback" not in server.logs
 
 

@@ -9,7 +9,7 @@ CREATE FUNCTION whatsapp_identify(
     creds jsonb, OUT state text, OUT jid text, OUT device text
 ) LANGUAGE sql IMMUTABLE AS $$
     SELECT CASE WHEN jsonb_typeof(creds->'account') = 'object'
-                 AND creds->'me'->>'id' ~ '^[0-9]+:[0-9]+@'
+                 AND creds->'me'->>'id' ~ '^[0-9]{7,15}:[0-9]+@s[.]whatsapp[.]net$'
                 THEN 'linked' ELSE 'half-paired' END,
            coalesce(creds->'me'->>'id', ''),
            md5(concat_ws('|', creds->'me'->>'id', creds->>'registrationId',
