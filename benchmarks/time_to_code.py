@@ -2,108 +2,164 @@
 
 Ours: ``request-pairing-code`` sent on the page's WebSocket → ``pairing-code`` received,
 over daphne, PostgreSQL (fsync on), the gateway, the engine and WhatsApp's
-acknowledgement; the QR session that the page has started is ended on the way.
-Bare: makeWASocket → acknowledgement, in a warm Node.js process of the same version.
-Both on the same simulator in one run, in turn.
+acknowledgement. Bare: makeWASocket → acknowledgement, in a warm Node.js process of the
+same version. Both on the same simulator in one run, in turn; one salon at a time, and
+many at the same instant.
 
-    .venv/bin/python -m benchmarks.time_to_code [--runs 100]
+cold: nothing runs for the salon. qr: the QR session that its page has started is ended on
+the way. mismatch: the creds of another phone that never confirmed are deleted on the way,
+with their keys.
 """
 
 import argparse
 import asyncio
-import statistics
-import subprocess
-import tempfile
-import time
+import contextlib
+import itertools
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
-from tests.scenarios import World
-from tests.simulator import Simulator, find_node
+from benchmarks import measures, service
+from benchmarks.bare import Bare
+from benchmarks.command import Benchmark, Option, progress
+from benchmarks.report import Report, Target
+from benchmarks.service import Service
+from tests.scenarios import SalonUnderTest
+from tests.simulator import Simulator
 
-SCRIPT = Path(__file__).with_name("bare_baileys.js")
-WARM_UP = 5
-NEEDED_RATIO = 1.15
+KINDS = ("cold", "qr", "mismatch")
+NAMES = {
+    "cold": "cold session",
+    "qr": "with a QR session running",
+    "mismatch": "with a mismatch to clean up",
+}
+WARM_UP = 3
+ALONE = Target(1.0)
+IN_A_BURST = Target(0.5)
+
+PRE_KEY = """{"private": {"type": "Buffer", "data": "cHJpdmF0ZSBwcml2YXRlIHByaXZhdGUgcHI="},
+ "public": {"type": "Buffer", "data": "cHVibGljIHB1YmxpYyBwdWJsaWMgcHVibGljIHA="}}"""
+
+_bare_numbers = itertools.count(1)
 
 
-class BareBaileys:
-    """A warm Node.js process that asks for one code at a time."""
+async def measure(options: argparse.Namespace, folder: Path) -> Report:
+    """Measure one at a time, then the bursts."""
+    report = BENCHMARK.report(options, "Time to code")
+    with (
+        Simulator.start() as simulator,
+        Service(folder / "ours", simulator) as ours,
+    ):
+        ours.begin()
+        async with Bare(simulator.ws_url) as bare:
+            await _one_at_a_time(report, ours, bare, options)
+            await _bursts(report, ours, bare, options)
+    return report
 
-    def __init__(self, ws_url: str) -> None:
-        self._process = subprocess.Popen(
-            [find_node(), str(SCRIPT), ws_url],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
+
+async def _one_at_a_time(
+    report: Report, ours: Service, bare: Bare, options: argparse.Namespace
+) -> None:
+    most = max(options.rows)
+    our_times: dict[str, list[float]] = defaultdict(list)
+    bare_times: list[float] = []
+    by_rows: dict[int, list[float]] = {rows: [] for rows in options.rows}
+    for run in range(-WARM_UP, options.runs):
+        bare_ms = (await _bare_codes(bare, 1))[0]
+        timed = {kind: (await _codes(ours, kind, 1, most))[0] for kind in KINDS}
+        if run < 0:
+            continue
+        bare_times.append(bare_ms)
+        for kind, took in timed.items():
+            our_times[kind].append(took)
+        by_rows[most].append(timed["mismatch"])
+        for rows in set(options.rows) - {most}:
+            by_rows[rows] += await _codes(ours, "mismatch", 1, rows)
+        progress(f"one at a time: {run + 1} of {options.runs}")
+    for kind in KINDS:
+        report.add_percentiles(
+            f"one at a time, {NAMES[kind]}", our_times[kind], bare_times, ALONE
+        )
+    medians = [measures.percentile(by_rows[rows], 0.5) for rows in options.rows]
+    report.grows("time to code by rows to clean up, p50", "ms", options.rows, medians)
+
+
+async def _bursts(
+    report: Report, ours: Service, bare: Bare, options: argparse.Namespace
+) -> None:
+    lasts: dict[str, list[float]] = defaultdict(list)
+    rows = max(options.rows)
+    for size in options.bursts:
+        our_times: dict[str, list[float]] = defaultdict(list)
+        bare_times: list[float] = []
+        for turn in range(options.repeats):
+            bare_times += await _bare_codes(bare, size)
+            for kind in KINDS:
+                our_times[kind] += await _codes(ours, kind, size, rows)
+            progress(f"burst of {size}: {turn + 1} of {options.repeats}")
+        for kind in KINDS:
+            lasts[kind].append(max(our_times[kind]))
+            if size == max(options.bursts):
+                report.add_percentiles(
+                    f"{size} at once, {NAMES[kind]}",
+                    our_times[kind],
+                    bare_times,
+                    IN_A_BURST,
+                )
+    for kind in KINDS:
+        name = f"the last code of a burst, {NAMES[kind]}"
+        report.grows(name, "ms", options.bursts, lasts[kind])
+
+
+async def _bare_codes(bare: Bare, count: int) -> list[float]:
+    phones = [f"7903{next(_bare_numbers):07d}" for _ in range(count)]
+    answers = await asyncio.gather(*(bare.code(phone) for phone in phones))
+    await bare.close()
+    return [ms for _code, ms in answers]
+
+
+async def _codes(ours: Service, kind: str, count: int, rows: int) -> list[float]:
+    """Return the milliseconds of ``count`` codes that are asked for at once."""
+    salons = [ours.salon(stopped=kind != "qr") for _ in range(count)]
+    if kind == "mismatch":
+        await asyncio.to_thread(_leave_half_paired, ours, salons, rows)
+    async with contextlib.AsyncExitStack() as stack:
+        pages = [await stack.enter_async_context(salon.page()) for salon in salons]
+        ready = "qr-update" if kind == "qr" else "status"
+        await asyncio.gather(*(page.event(ready) for page in pages))
+        asking = zip(pages, salons, strict=True)
+        answers = await asyncio.gather(*(service.code(*one) for one in asking))
+        await asyncio.gather(*map(service.reset, pages))
+    return [ms for _code, ms in answers]
+
+
+def _leave_half_paired(
+    ours: Service, salons: Sequence[SalonUnderTest], rows: int
+) -> None:
+    for salon in salons:
+        salon.store_half_paired(salon.other_number)
+        ours.query(
+            "INSERT INTO whatsapp_keys (company_id, key_type, key_id, value)"
+            " SELECT %s, 'pre-key', (1000 + n)::text, %s::jsonb"
+            " FROM generate_series(1, %s) n",
+            salon.session_id,
+            PRE_KEY,
+            rows,
         )
 
-    def time_to_code(self, phone: str) -> float:
-        """Return milliseconds from connecting to the acknowledged code."""
-        assert self._process.stdin
-        assert self._process.stdout
-        self._process.stdin.write(f"{phone}\n")
-        self._process.stdin.flush()
-        return float(self._process.stdout.readline())
 
-    def stop(self) -> None:
-        """End the process."""
-        self._process.communicate()
-
-
-async def ours(world: World) -> float:
-    """Return milliseconds from the page's request to its code."""
-    salon = world.salon()
-    async with salon.page() as page:
-        await page.event("qr-update")
-        mark = page.mark
-        started = time.perf_counter()
-        await page.send("request-pairing-code", phoneNumber=f"+{salon.number}")
-        name, data = await page.event("pairing-code", "pairing-code-error", since=mark)
-        took = (time.perf_counter() - started) * 1000
-        assert name == "pairing-code", data
-        await page.send("reset-whatsapp-credentials")
-        await page.event("credentials-reset", since=mark)
-    return took
-
-
-async def measure(runs: int) -> tuple[list[float], list[float]]:
-    """Return the milliseconds of ``runs`` codes of ours and of bare Baileys."""
-    our_times: list[float] = []
-    bare_times: list[float] = []
-    with tempfile.TemporaryDirectory() as folder, Simulator.start() as simulator:
-        bare = BareBaileys(simulator.ws_url)
-        with World(Path(folder), simulator, clocks={}) as world:
-            for run in range(WARM_UP + runs):
-                bare_ms = await asyncio.to_thread(bare.time_to_code, f"7903{run:07d}")
-                our_ms = await ours(world)
-                if run >= WARM_UP:
-                    bare_times.append(bare_ms)
-                    our_times.append(our_ms)
-        bare.stop()
-    return our_times, bare_times
-
-
-def p95(times: list[float]) -> float:
-    """Return the 95th percentile."""
-    return statistics.quantiles(times, n=20)[-1]
-
-
-def main() -> None:
-    """Print both medians, both 95th percentiles and the ratios."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=100)
-    runs = parser.parse_args().runs
-    our_times, bare_times = asyncio.run(measure(runs))
-    print(f"{runs} codes each, in turn; milliseconds")
-    print(f"{'':22}{'p50':>8}{'p95':>8}")
-    for name, times in (
-        ("request → code, ours", our_times),
-        ("bare Baileys", bare_times),
-    ):
-        print(f"{name:22}{statistics.median(times):8.1f}{p95(times):8.1f}")
-    median = statistics.median(our_times) / statistics.median(bare_times)
-    print(f"{'ratio':22}{median:8.2f}{p95(our_times) / p95(bare_times):8.2f}")
-    print(f"needed: p50 ratio <= {NEEDED_RATIO}")
-
+BENCHMARK = Benchmark(
+    "time_to_code",
+    __doc__,
+    (
+        Option("runs", 100, 3, "codes of each kind, one at a time"),
+        Option("rows", (500, 1000, 2000), (50, 100), "rows to clean up"),
+        Option("bursts", (50, 100, 200), (3, 6), "codes at the same instant"),
+        Option("repeats", 3, 1, "bursts of each size"),
+    ),
+    measure,
+)
 
 if __name__ == "__main__":
-    main()
+    sys.exit(BENCHMARK.run())

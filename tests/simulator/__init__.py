@@ -140,6 +140,25 @@ class Simulator:
         answer = self.request("POST", "/phones", {"phone": number, **body})
         return Phone(self, answer["phone"])
 
+    def double_device(self, like: str, numbers: list[str]) -> list[Json]:
+        """Give each phone a device with the keys of a linked one: phone, jid and lid."""
+        body = {"like": like, "phones": numbers}
+        devices: list[Json] = self.request("POST", "/devices", body)["devices"]
+        return devices
+
+    def traffic(self, jids: list[str], seconds: float = 0) -> Json:
+        """Have a contact write to each device, evenly spread; wait for the receipts.
+
+        ``{"sent": n, "read": n, "ms": [from the message to its receipt]}``.
+        """
+        answer: Json = self.request(
+            "POST",
+            "/traffic",
+            {"jids": jids, "seconds": seconds},
+            timeout=seconds + REQUEST_TIMEOUT,
+        )
+        return answer
+
     def fault(self, kind: str, **params: Any) -> Fault:
         """Put a fault in place: for good, or for a ``with`` block."""
         answer = self.request("POST", "/faults", {"kind": kind, **params})

@@ -6,6 +6,7 @@ import { KINDS } from './faults.js'
 import * as nodes from './nodes.js'
 import { pairDevice } from './pairing.js'
 import { sendText } from './signal.js'
+import { traffic } from './traffic.js'
 
 const LINK_TIMEOUT_MS = 10_000
 const MAX_BODY = 1 << 20
@@ -104,6 +105,18 @@ const ROUTES = [
       .get(parsed.user)
       .adopt(parsed.device, { identityKey, preKeyCount: body.preKeyCount })
     return { ok: true, jid, lid }
+  }],
+  ['POST', /^\/devices$/, (server, _, { like, phones }) => {
+    const { user = '', device = 0 } = nodes.parseJid(String(like)) ?? {}
+    const model = server.phones.find(user)?.devices.get(device)
+    if (!model) throw new Refusal('like: the jid of a linked device expected')
+    if (!Array.isArray(phones)) throw new Refusal('phones: a list expected')
+    const devices = phones.map(phone => server.phones.get(number(phone)).double(model))
+    return { devices: devices.map(({ phone, jid, lid }) => ({ phone: phone.number, jid, lid })) }
+  }],
+  ['POST', /^\/traffic$/, (server, _, { jids, seconds }) => {
+    if (!Array.isArray(jids)) throw new Refusal('jids: a list expected')
+    return traffic(server, jids.map(String), Number(seconds ?? 0))
   }],
   ['POST', /^\/phones\/(\+?\d+)\/send$/, async (server, [phone], body) => {
     const contact = server.phones.get(number(body.from))

@@ -261,6 +261,19 @@ export class Phone {
     return this.#add({ id, platform: 'adopted', identityKey, preKeyCount, greeted: preKeyCount > 0 })
   }
 
+  /**
+   * Makes a device that has the same keys as another one, of another phone: so thousands
+   * can log in with one real link's creds and read what they are sent.
+   *
+   * @param {Device} model
+   */
+  double({ id, noiseKey, identityKey, registrationId, signedPreKey, preKeys, preKeyCount }) {
+    const keys = { noiseKey, identityKey, registrationId, signedPreKey }
+    return this.#add({
+      id, platform: 'doubled', ...keys, preKeys: [...preKeys], preKeyCount, greeted: true,
+    })
+  }
+
   /** Unlinks; clients that are online hear of it. @param {number} id */
   remove(id) {
     const device = this.devices.get(id)

@@ -198,9 +198,10 @@ export function acknowledge(connection, node) {
     attrs: { class: node.tag, id, from: to, type, t: nodes.unixSeconds() },
   })
   if (!connection.jid) return
-  const { journal } = connection.server
+  const { journal, receipts } = connection.server
   if (node.tag === 'receipt') {
     journal.add('receipts', { from: connection.jid, to, id, type: type ?? '' })
+    receipts.get(id ?? '')?.()
     return
   }
   journal.device(connection.jid).messages++

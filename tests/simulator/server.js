@@ -59,6 +59,8 @@ export class Server {
   connections = new Set()
   /** @type {Map<string, Connection>} by QR ref */
   refs = new Map()
+  /** @type {Map<string, () => void>} by message: who waits for its receipt */
+  receipts = new Map()
   #nextConnection = 1
   #port = 0
   /** @type {Set<import('node:stream').Duplex>} upgrades that are never answered */

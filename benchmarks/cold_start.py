@@ -1,0 +1,182 @@
+"""How fast linked sessions are open again after a cold start, against bare Baileys.
+
+Ours: `manage.py serve` is started on a database full of linked salons → all are open, by
+the service's own record of when. Bare: Node.js is started → all sessions are open, from the
+same creds and keys in files (useMultiFileAuthState), so many at a time. Meanwhile a
+person looks at pages of ours.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import http.client
+import sys
+import time
+import urllib.parse
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+from benchmarks import linked
+from benchmarks.bare import Bare
+from benchmarks.command import Benchmark, Option, progress
+from benchmarks.linked import Device, Model
+from benchmarks.report import Report, Target
+from benchmarks.service import Service
+from tests.scenarios import SalonUnderTest
+from tests.simulator import Simulator
+
+LOOK_SECONDS = 0.1
+PAGES = Target(200, of="ours")
+RATE = Target(1.0, least=True)
+OURS, BARE = "7904", "7905"
+
+
+async def measure(options: argparse.Namespace, folder: Path) -> Report:
+    """Start both sides cold, at each size in turn."""
+    report = BENCHMARK.report(options, "Cold start")
+    our_seconds, first = [], 0
+    with Simulator.start() as simulator:
+        async with Bare(simulator.ws_url) as bare:
+            model = await Model.link(
+                simulator, bare, folder / "model", options.pre_keys
+            )
+        for size in options.sizes:
+            place = folder / str(size)
+            place.mkdir()
+            ours = await asyncio.to_thread(
+                linked.double, simulator, model, first, size, OURS
+            )
+            bares = await asyncio.to_thread(
+                linked.double, simulator, model, first, size, BARE
+            )
+            first += size
+            started, seconds, page_ms, socket_ms = await _ours(
+                place, simulator, model, ours, options
+            )
+            progress(f"{size}: ours {seconds:.1f} s")
+            bare_seconds = await _bare(place, simulator, model, bares, options)
+            progress(f"{size}: bare {bare_seconds:.1f} s")
+            our_seconds.append(seconds)
+            rates = (size / seconds, size / bare_seconds)
+            report.add(f"{size} salons: opened per second", "1/s", *rates, RATE)
+            report.add(f"{size} salons: until all are open", "s", seconds, bare_seconds)
+            report.add(f"{size} salons: until ours answers", "s", started)
+            for name, times in (("page", page_ms), ("WebSocket", socket_ms)):
+                what = f"{size} salons: a {name} meanwhile"
+                report.add_percentiles(what, times, target=PAGES, shares=(0.99,))
+    report.grows("until all are open", "s", options.sizes, our_seconds)
+    return report
+
+
+async def _ours(
+    place: Path,
+    simulator: Simulator,
+    model: Model,
+    devices: Sequence[Device],
+    options: argparse.Namespace,
+) -> tuple[float, float, list[float], list[float]]:
+    """Start ours cold.
+
+    Returns the seconds until it answers, those until all are open, and the milliseconds of
+    each look at a page and at a WebSocket.
+    """
+    settings = {
+        "WHATSAPP_ENGINE_PROCESSES": str(options.processes),
+        "WHATSAPP_START_RATE": str(options.start_rate),
+    }
+    with Service(place / "ours", simulator, settings) as ours:
+        linked.into_tables(ours, model, devices)
+        visited = ours.salon(stopped=True)
+        began = time.time()
+        ours.begin()
+        started = time.time() - began
+        async with _looking(ours, visited) as (page_ms, socket_ms):
+            await ours.until_open(len(devices))
+        # Each salon's first time only: some may have lost their socket again.
+        ((last,),) = ours.query(
+            "SELECT extract(epoch FROM max(first))::float8 FROM (SELECT min(at) AS first"
+            " FROM whatsapp_statuschange WHERE status = 'open' GROUP BY salon_id) opened"
+        )
+    return started, last - began, page_ms, socket_ms
+
+
+@contextlib.asynccontextmanager
+async def _looking(
+    ours: Service, visited: SalonUnderTest
+) -> AsyncIterator[tuple[list[float], list[float]]]:
+    page_ms: list[float] = []
+    socket_ms: list[float] = []
+    looked = asyncio.Event()
+
+    async def look() -> None:
+        while True:
+            page_ms.append(await asyncio.to_thread(_page, ours.server.url))
+            began = time.perf_counter()
+            async with visited.page() as page:
+                await page.event("status")
+                socket_ms.append((time.perf_counter() - began) * 1000)
+            looked.set()
+            await asyncio.sleep(LOOK_SECONDS)
+
+    looking = asyncio.create_task(look())
+    try:
+        yield page_ms, socket_ms
+        # A small number may be open before anybody has looked.
+        first = asyncio.create_task(looked.wait())
+        await asyncio.wait({first, looking}, return_when=asyncio.FIRST_COMPLETED)
+        first.cancel()
+    finally:
+        looking.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await looking
+
+
+def _page(url: str) -> float:
+    """Return the milliseconds of the marketplace's page."""
+    began = time.perf_counter()
+    address = urllib.parse.urlsplit(url)
+    connection = http.client.HTTPConnection(address.hostname or "", address.port)
+    try:
+        connection.request("GET", "/marketplace/connect")
+        response = connection.getresponse()
+        response.read()
+    finally:
+        connection.close()
+    if response.status != 200:
+        raise RuntimeError(f"The page answers with {response.status}.")
+    return (time.perf_counter() - began) * 1000
+
+
+async def _bare(
+    place: Path,
+    simulator: Simulator,
+    model: Model,
+    devices: Sequence[Device],
+    options: argparse.Namespace,
+) -> float:
+    folders = linked.into_folders(place / "bare", model, devices)
+    began = time.perf_counter()
+    async with Bare(simulator.ws_url) as bare:
+        times = await bare.resume(folders, options.in_flight)
+        took = time.perf_counter() - began
+        await bare.close()
+    if len(times) != len(devices):
+        raise RuntimeError(f"{len(times)} of {len(devices)} are open.")
+    return took
+
+
+BENCHMARK = Benchmark(
+    "cold_start",
+    __doc__,
+    (
+        Option("sizes", (250, 500, 1000), (5, 10), "linked salons"),
+        Option("pre_keys", 40, 5, "pre-keys that each has stored"),
+        Option("processes", 2, 1, "Node.js processes of ours"),
+        Option("start_rate", 50, 50, "WHATSAPP_START_RATE of ours"),
+        Option("in_flight", 20, 20, "logins of bare Baileys at a time"),
+    ),
+    measure,
+)
+
+if __name__ == "__main__":
+    sys.exit(BENCHMARK.run())

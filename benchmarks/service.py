@@ -1,0 +1,153 @@
+"""Our side: the service as a user starts it, on a PostgreSQL whose memory is not its own."""
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from aiadmin.embedded import EmbeddedDatabase
+from benchmarks import processes
+from tests.database import SECRETS
+from tests.scenarios import Page, SalonUnderTest, World
+from tests.server import Server
+from tests.simulator import Simulator
+
+LOOK_SECONDS = 0.1
+PATIENCE_SECONDS = 180.0
+"""So long nothing may move, until it counts as stuck."""
+NOWHERE = "ws://127.0.0.1:9"
+
+
+class Stuck(Exception):
+    """The service does not get where it should."""
+
+
+class Service(World):
+    """A service with a durable database, for one measurement. Start it from the main thread.
+
+    Args:
+        folder: empty; for everything that it stores.
+        simulator: its WhatsApp; None for pages only.
+        settings: on top of its defaults.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        simulator: Simulator | None,
+        settings: dict[str, str] | None = None,
+    ) -> None:
+        """Start the database, with all tables; the service itself waits for `begin`."""
+        folder.mkdir()
+        self.folder = folder
+        self.gateways = []
+        if simulator:
+            self.simulator = simulator
+        self._has_gateway = simulator is not None
+        self._embedded = EmbeddedDatabase(folder)
+        self.database_url = self._embedded.connect().url
+        self._env = {
+            **SECRETS,
+            "ENV_FILE": os.devnull,
+            "SENTRY_DSN": "",
+            "REDIS_URL": "",
+            "DJANGO_ALLOWED_HOSTS": "127.0.0.1,localhost",
+            "DATABASE_URL": self.database_url,
+            "VAR_DIR": str(folder / "var"),
+            "WHATSAPP_WS_URL": simulator.ws_url if simulator else NOWHERE,
+            **(settings or {}),
+        }
+        # A start makes the tables, too; what is measured later finds them there.
+        self.begin(gateway=False)
+        self.server.stop()
+
+    def begin(self, *, gateway: bool | None = None) -> None:
+        """Start the service and wait until it answers."""
+        wanted = self._has_gateway if gateway is None else gateway
+        self.server = Server.start(
+            self.folder,
+            self._env,
+            gateway=wanted,
+            database=self.database_url,
+            options=["--migrate"],
+        )
+
+    def __exit__(self, *error: Any) -> None:
+        """End the service, then its database."""
+        if self.server.process.poll() is None:
+            self.server.stop()
+        self._embedded.stop()
+
+    @contextlib.contextmanager
+    def database(self) -> Iterator[psycopg.Connection[Any]]:
+        """Give a connection to the database."""
+        with psycopg.connect(self.database_url, autocommit=True) as connection:
+            yield connection
+
+    # --- what it takes ----------------------------------------------------------------
+
+    @property
+    def processes(self) -> list[int]:
+        """Its Python and its Node.js."""
+        return processes.tree(self.server.pid)
+
+    @property
+    def nodes(self) -> list[int]:
+        """Its Node.js."""
+        return [pid for pid in self.processes if processes.name(pid).startswith("node")]
+
+    @staticmethod
+    def database_processes() -> list[int]:
+        """Return the processes of PostgreSQL, which are our children."""
+        ours = processes.tree(os.getpid())
+        return [pid for pid in ours if processes.name(pid) == "postgres"]
+
+    # --- salons -----------------------------------------------------------------------
+
+    async def until_open(self, count: int) -> None:
+        """Wait until so many salons are open.
+
+        Raises:
+            Stuck: they do not get more.
+        """
+        best, moved = -1, time.monotonic()
+        with self.database() as connection:
+            while True:
+                ((opened,),) = connection.execute(
+                    "SELECT count(*) FROM whatsapp_whatsappsession WHERE status = 'open'"
+                ).fetchall()
+                if opened >= count:
+                    return
+                if opened > best:
+                    best, moved = opened, time.monotonic()
+                if time.monotonic() - moved > PATIENCE_SECONDS:
+                    raise Stuck(f"{opened} of {count} are open:\n{self.logs[-2000:]}")
+                await asyncio.sleep(LOOK_SECONDS)
+
+
+async def reset(page: Page) -> None:
+    """Forget the salon's link and its attempts."""
+    mark = page.mark
+    await page.send("reset-whatsapp-credentials")
+    await page.event("credentials-reset", since=mark)
+
+
+async def code(page: Page, salon: SalonUnderTest) -> tuple[str, float]:
+    """Ask for a code as the page does; return it and the milliseconds that it took.
+
+    Raises:
+        Stuck: it was refused.
+    """
+    mark = page.mark
+    began = time.perf_counter()
+    await page.send("request-pairing-code", phoneNumber=f"+{salon.number}")
+    name, data = await page.event("pairing-code", "pairing-code-error", since=mark)
+    took = (time.perf_counter() - began) * 1000
+    if name != "pairing-code":
+        raise Stuck(f"No code: {data['code']}")
+    return data["code"], took
