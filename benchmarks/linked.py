@@ -68,10 +68,11 @@ class Model:
         # What its phone tells a new device is stored, too.
         await asyncio.to_thread(simulator.traffic, [answer["jid"]])
         await bare.close(MODEL_PHONE)
-        creds = (folder / "auth" / "creds.json").read_text()
-        me = json.loads(creds)["me"]
-        device = Device(MODEL_PHONE, me["id"], me["lid"])
-        return cls(device, creds, _kept(trace, pre_keys))
+        # Not from its files: Baileys may be writing them yet.
+        entries = await asyncio.to_thread(entries_of, trace)
+        creds = [entry["creds"] for entry in entries if "creds" in entry][-1]
+        device = Device(MODEL_PHONE, creds["me"]["id"], creds["me"]["lid"])
+        return cls(device, json.dumps(creds), _kept(entries, pre_keys))
 
     def creds_of(self, device: Device) -> str:
         """Return the creds of another device."""
@@ -94,11 +95,17 @@ def _user(jid: str) -> str:
     return jid.split("@")[0].split(":")[0]
 
 
-def _kept(trace: Path, pre_keys: int) -> list[Key]:
+def entries_of(trace: Path) -> list[dict[str, Any]]:
+    """Return the record of a key store; a last line that is still written is left out."""
+    lines = trace.read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def _kept(entries: Sequence[dict[str, Any]], pre_keys: int) -> list[Key]:
     """Return what a key store holds in the end, but no Signal session."""
     stored: dict[tuple[str, str], Any] = {}
-    for line in trace.read_text().splitlines():
-        for row in json.loads(line).get("set", ()):
+    for entry in entries:
+        for row in entry.get("set", ()):
             stored[row["t"], row["i"]] = row["v"]
     numbers = sorted(
         int(i) for (t, i), v in stored.items() if t == "pre-key" and v is not None
