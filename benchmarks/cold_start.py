@@ -10,25 +10,28 @@ import argparse
 import asyncio
 import contextlib
 import http.client
+import itertools
 import sys
 import time
 import urllib.parse
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
-from benchmarks import linked
+from benchmarks import linked, service
 from benchmarks.bare import Bare
 from benchmarks.command import Benchmark, Option, progress
 from benchmarks.linked import Device, Model
 from benchmarks.report import Report, Target
 from benchmarks.service import Service
-from tests.scenarios import SalonUnderTest
+from tests.scenarios import Page
 from tests.simulator import Simulator
 
 LOOK_SECONDS = 0.1
 PAGES = Target(200, of="ours")
 RATE = Target(1.0, least=True)
-OURS, BARE = "7904", "7905"
+OURS, BARE, STOPPED = "7904", "7905", "7906"
+VISITED = 20
+"""So many salons are looked at in turn: each allows 30 looks a minute."""
 
 
 async def measure(options: argparse.Namespace, folder: Path) -> Report:
@@ -86,7 +89,7 @@ async def _ours(
     }
     with Service(place / "ours", simulator, settings) as ours:
         linked.into_tables(ours, model, devices)
-        visited = ours.salon(stopped=True)
+        visited = await asyncio.to_thread(_stopped, ours, simulator, model)
         began = time.time()
         ours.begin()
         started = time.time() - began
@@ -100,19 +103,32 @@ async def _ours(
     return started, last - began, page_ms, socket_ms
 
 
+def _stopped(
+    ours: Service, simulator: Simulator, model: Model
+) -> list[tuple[int, int]]:
+    """Make linked salons that staff has stopped; opening their pages begins nothing."""
+    devices = linked.double(simulator, model, 0, VISITED, STOPPED)
+    linked.into_tables(ours, model, devices, wanted=False)
+    return ours.query(
+        "SELECT id, salon_id FROM whatsapp_salon WHERE salon_id = ANY(%s)",
+        [one.salon_id for one in devices],
+    )  # type: ignore[return-value]
+
+
 @contextlib.asynccontextmanager
 async def _looking(
-    ours: Service, visited: SalonUnderTest
+    ours: Service, visited: Sequence[tuple[int, int]]
 ) -> AsyncIterator[tuple[list[float], list[float]]]:
     page_ms: list[float] = []
     socket_ms: list[float] = []
     looked = asyncio.Event()
 
     async def look() -> None:
-        while True:
+        for salon in itertools.cycle(visited):
             page_ms.append(await asyncio.to_thread(_page, ours.server.url))
             began = time.perf_counter()
-            async with visited.page() as page:
+            token = service.token(*salon)
+            async with Page(ours.server.ws_url, token) as page:
                 await page.event("status")
                 socket_ms.append((time.perf_counter() - began) * 1000)
             looked.set()

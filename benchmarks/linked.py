@@ -35,7 +35,7 @@ class Device:
     @property
     def salon_id(self) -> int:
         """Each number has a salon of its own."""
-        return FIRST_SALON + int(self.number[-7:])
+        return FIRST_SALON + int(self.number[-8:])
 
 
 @dataclass(frozen=True)
@@ -139,8 +139,18 @@ def double(
     return [Device(one["phone"], one["jid"], one["lid"]) for one in made]
 
 
-def into_tables(service: Service, model: Model, devices: Sequence[Device]) -> None:
-    """Make a linked salon for each device, as a gateway that was lost has left it."""
+def into_tables(
+    service: Service, model: Model, devices: Sequence[Device], *, wanted: bool = True
+) -> None:
+    """Make a linked salon for each device, as a gateway that was lost has left it.
+
+    Args:
+        service: whose tables.
+        model: whose creds and keys they get.
+        devices: for them.
+        wanted: else staff has stopped them.
+    """
+    state = ("reconnecting", "gateway_lost") if wanted else ("stopped", "")
     with service.database() as connection, connection.transaction():
         cursor = connection.cursor()
         cursor.executemany(
@@ -149,9 +159,11 @@ def into_tables(service: Service, model: Model, devices: Sequence[Device]) -> No
             " VALUES (%s, %s, '', false) RETURNING id)"
             " INSERT INTO whatsapp_whatsappsession (salon_id, status, reason, phone,"
             " wanted, owner, epoch, resets, revision)"
-            " SELECT id, 'reconnecting', 'gateway_lost', %s, true, '', 0, 0, 0"
-            " FROM salon",
-            [(one.salon_id, f"Salon {one.salon_id}", one.number) for one in devices],
+            " SELECT id, %s, %s, %s, %s, '', 0, 0, 0 FROM salon",
+            [
+                (one.salon_id, f"Salon {one.salon_id}", *state, one.number, wanted)
+                for one in devices
+            ],
         )
         with cursor.copy("COPY whatsapp_auth (company_id, creds) FROM STDIN") as copy:
             for one in devices:

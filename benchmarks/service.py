@@ -4,10 +4,11 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jwt
 import psycopg
 
 from aiadmin.embedded import EmbeddedDatabase
@@ -20,6 +21,7 @@ from tests.simulator import Simulator
 LOOK_SECONDS = 0.1
 PATIENCE_SECONDS = 180.0
 """So long nothing may move, until it counts as stuck."""
+TOKEN_SECONDS = 86_400
 NOWHERE = "ws://127.0.0.1:9"
 
 
@@ -51,7 +53,7 @@ class Service(World):
         self._has_gateway = simulator is not None
         self._embedded = EmbeddedDatabase(folder)
         self.database_url = self._embedded.connect().url
-        self._env = {
+        self.env = {
             **SECRETS,
             "ENV_FILE": os.devnull,
             "SENTRY_DSN": "",
@@ -71,7 +73,7 @@ class Service(World):
         wanted = self._has_gateway if gateway is None else gateway
         self.server = Server.start(
             self.folder,
-            self._env,
+            self.env,
             gateway=wanted,
             database=self.database_url,
             options=["--migrate"],
@@ -109,6 +111,23 @@ class Service(World):
 
     # --- salons -----------------------------------------------------------------------
 
+    async def until_idle(self, salons: Sequence[SalonUnderTest]) -> None:
+        """Wait until no gateway has anything to do with these salons.
+
+        Raises:
+            Stuck: one does not let go.
+        """
+        pks = [salon.pk for salon in salons]
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while self.query(
+            "SELECT FROM whatsapp_whatsappsession"
+            " WHERE salon_id = ANY(%s) AND owner <> '' LIMIT 1",
+            pks,
+        ):
+            if time.monotonic() > deadline:
+                raise Stuck("A gateway does not let go of a stopped salon.")
+            await asyncio.sleep(LOOK_SECONDS)
+
     async def until_open(self, count: int) -> None:
         """Wait until so many salons are open.
 
@@ -128,6 +147,17 @@ class Service(World):
                 if time.monotonic() - moved > PATIENCE_SECONDS:
                     raise Stuck(f"{opened} of {count} are open:\n{self.logs[-2000:]}")
                 await asyncio.sleep(LOOK_SECONDS)
+
+
+def token(pk: int, salon_id: int) -> str:
+    """Return a page token as the marketplace issues it."""
+    claims = {
+        "company_id": pk,
+        "salon_id": salon_id,
+        "type": "marketplace_registration",
+        "exp": int(time.time()) + TOKEN_SECONDS,
+    }
+    return jwt.encode(claims, SECRETS["MARKETPLACE_JWT_SECRET"], algorithm="HS256")
 
 
 async def reset(page: Page) -> None:

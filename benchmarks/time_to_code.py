@@ -24,8 +24,8 @@ from benchmarks import measures, service
 from benchmarks.bare import Bare
 from benchmarks.command import Benchmark, Option, progress
 from benchmarks.report import Report, Target
-from benchmarks.service import Service
-from tests.scenarios import SalonUnderTest
+from benchmarks.service import Service, Stuck
+from tests.scenarios import Page, SalonUnderTest
 from tests.simulator import Simulator
 
 KINDS = ("cold", "qr", "mismatch")
@@ -121,17 +121,28 @@ async def _bare_codes(bare: Bare, count: int) -> list[float]:
 
 async def _codes(ours: Service, kind: str, count: int, rows: int) -> list[float]:
     """Return the milliseconds of ``count`` codes that are asked for at once."""
-    salons = [ours.salon(stopped=kind != "qr") for _ in range(count)]
-    if kind == "mismatch":
-        await asyncio.to_thread(_leave_half_paired, ours, salons, rows)
+    salons = [ours.salon() for _ in range(count)]
     async with contextlib.AsyncExitStack() as stack:
         pages = [await stack.enter_async_context(salon.page()) for salon in salons]
-        ready = "qr-update" if kind == "qr" else "status"
-        await asyncio.gather(*(page.event(ready) for page in pages))
+        # An opened page begins a QR by itself.
+        await asyncio.gather(*(page.event("qr-update") for page in pages))
+        if kind != "qr":
+            await asyncio.gather(*map(_stop, pages))
+            await ours.until_idle(salons)
+        if kind == "mismatch":
+            await asyncio.to_thread(_leave_half_paired, ours, salons, rows)
         asking = zip(pages, salons, strict=True)
         answers = await asyncio.gather(*(service.code(*one) for one in asking))
+        if any([await asyncio.to_thread(salon.key_count) for salon in salons]):
+            raise Stuck("Keys of the other phone are left.")
         await asyncio.gather(*map(service.reset, pages))
     return [ms for _code, ms in answers]
+
+
+async def _stop(page: Page) -> None:
+    mark = page.mark
+    await page.send("disconnect-whatsapp")
+    await page.status("stopped", "unlinked", since=mark)
 
 
 def _leave_half_paired(

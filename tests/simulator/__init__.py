@@ -146,7 +146,9 @@ class Simulator:
         devices: list[Json] = self.request("POST", "/devices", body)["devices"]
         return devices
 
-    def traffic(self, jids: list[str], seconds: float = 0) -> Json:
+    def traffic(
+        self, jids: list[str], seconds: float = 0, contact: str = "79550000000"
+    ) -> Json:
         """Have a contact write to each device, evenly spread; wait for the receipts.
 
         ``{"sent": n, "read": n, "ms": [from the message to its receipt]}``.
@@ -154,7 +156,7 @@ class Simulator:
         answer: Json = self.request(
             "POST",
             "/traffic",
-            {"jids": jids, "seconds": seconds},
+            {"jids": jids, "seconds": seconds, "contact": contact},
             timeout=seconds + REQUEST_TIMEOUT,
         )
         return answer

@@ -114,9 +114,10 @@ const ROUTES = [
     const devices = phones.map(phone => server.phones.get(number(phone)).double(model))
     return { devices: devices.map(({ phone, jid, lid }) => ({ phone: phone.number, jid, lid })) }
   }],
-  ['POST', /^\/traffic$/, (server, _, { jids, seconds }) => {
+  ['POST', /^\/traffic$/, (server, _, { jids, seconds, contact }) => {
     if (!Array.isArray(jids)) throw new Refusal('jids: a list expected')
-    return traffic(server, jids.map(String), Number(seconds ?? 0))
+    const writer = server.phones.get(number(contact))
+    return traffic(server, writer, jids.map(String), Number(seconds ?? 0))
   }],
   ['POST', /^\/phones\/(\+?\d+)\/send$/, async (server, [phone], body) => {
     const contact = server.phones.get(number(body.from))

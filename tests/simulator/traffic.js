@@ -4,19 +4,17 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import * as nodes from './nodes.js'
 import { sendText } from './signal.js'
 
-const CONTACT = '79550000000'
 /** A device that is overloaded answers late, one that is off never does. */
 const RECEIPT_TIMEOUT_MS = 60_000
 
 /**
  * Writes to each device once, evenly spread, and waits for the receipts.
  *
- * @param {import('./server.js').Server} server @param {string[]} jids
- * @param {number} seconds between the first and the last
+ * @param {import('./server.js').Server} server @param {import('./phone.js').Phone} contact
+ * @param {string[]} jids @param {number} seconds between the first and the last
  * @returns {Promise<{sent: number, read: number, ms: number[]}>} ms: of those that were read
  */
-export async function traffic(server, jids, seconds) {
-  const contact = server.phones.get(CONTACT)
+export async function traffic(server, contact, jids, seconds) {
   const began = performance.now()
   /** @type {Promise<number | undefined>[]} */
   const answers = []
