@@ -2,7 +2,7 @@
 # make demo           the same with a simulated WhatsApp and a phone to play with
 # make test           all tests and checks, with all that they need
 # make check          the same on an installation that has what they need
-# make bench          the measurements
+# make bench          every measurement against bare Baileys; draws docs/performance.md (OPTIONS=--quick)
 # make screens        pictures of every state of both faces, in docs/screens/
 # make matrix         every stored state against every fault, in full
 # make encrypted      all tests once more, with creds and keys encrypted in the tables
@@ -30,8 +30,9 @@ test: install-dev
 check: install-dev
 	tests/check
 
-bench: install
-	.venv/bin/python -m benchmarks
+bench: install-dev
+	tests/prepare
+	.venv/bin/python -m benchmarks $(OPTIONS)
 
 matrix: install-dev
 	.venv/bin/python -m pytest tests/test_matrix.py tests/test_scaled.py --whole-matrix \

@@ -112,7 +112,7 @@ def _stopped(
     return ours.query(
         "SELECT id, salon_id FROM whatsapp_salon WHERE salon_id = ANY(%s)",
         [one.salon_id for one in devices],
-    )  # type: ignore[return-value]
+    )
 
 
 @contextlib.asynccontextmanager

@@ -20,11 +20,13 @@ def tree(pid: int) -> list[int]:
     return [pid, *descendants(pid)]
 
 
-def name(pid: int) -> str:
-    """Return what the kernel calls it."""
+def runs(pid: int, program: str) -> bool:
+    """Say whether a process runs this program, by the file's name."""
     with contextlib.suppress(*GONE):
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-    return ""
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+        # PostgreSQL's processes have titles: "postgres: checkpointer".
+        return Path(words[0]).name.split(":")[0] == program
+    return False
 
 
 def memory(pids: Iterable[int]) -> float:

@@ -101,13 +101,13 @@ class Service(World):
     @property
     def nodes(self) -> list[int]:
         """Its Node.js."""
-        return [pid for pid in self.processes if processes.name(pid).startswith("node")]
+        return [pid for pid in self.processes if processes.runs(pid, "node")]
 
     @staticmethod
     def database_processes() -> list[int]:
         """Return the processes of PostgreSQL, which are our children."""
         ours = processes.tree(os.getpid())
-        return [pid for pid in ours if processes.name(pid) == "postgres"]
+        return [pid for pid in ours if processes.runs(pid, "postgres")]
 
     # --- salons -----------------------------------------------------------------------
 

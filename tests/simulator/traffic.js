@@ -4,8 +4,9 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import * as nodes from './nodes.js'
 import { sendText } from './signal.js'
 
-/** A device that is overloaded answers late, one that is off never does. */
+/** An overloaded client reads late; one whose connection has ended never does. */
 const RECEIPT_TIMEOUT_MS = 60_000
+const LOOK_MS = 500
 
 /**
  * Writes to each device once, evenly spread, and waits for the receipts.
@@ -24,7 +25,10 @@ export async function traffic(server, contact, jids, seconds) {
     const { user = '', device: id = 0 } = nodes.parseJid(jid) ?? {}
     const device = server.phones.find(user)?.devices.get(id)
     if (!device) throw new Error(`${jid} is not linked`)
-    if (device.connections.size) answers.push(tell(server, contact, device))
+    if (!device.connections.size) continue
+    const answer = tell(server, contact, device)
+    answer.catch(() => {}) // told by Promise.all, which comes later
+    answers.push(answer)
   }
   const ms = (await Promise.all(answers)).filter(took => took !== undefined)
   return { sent: answers.length, read: ms.length, ms }
@@ -36,17 +40,22 @@ export async function traffic(server, contact, jids, seconds) {
  */
 async function tell(server, contact, device) {
   const began = performance.now()
+  const connection = [...device.connections].at(-1)
   let id
   try {
     id = await sendText(contact, device, 'Добрый день')
-  } catch {
+  } catch (error) {
+    if (device.connections.size) throw error
     return undefined // went off meanwhile
   }
   const read = Promise.withResolvers()
   server.receipts.set(id, () => read.resolve(performance.now() - began))
-  const timer = setTimeout(() => read.resolve(undefined), RECEIPT_TIMEOUT_MS)
+  const looking = setInterval(() => {
+    const late = performance.now() - began > RECEIPT_TIMEOUT_MS
+    if (late || connection?.stage === 'ended') read.resolve(undefined)
+  }, LOOK_MS)
   const took = await read.promise
-  clearTimeout(timer)
+  clearInterval(looking)
   server.receipts.delete(id)
   return took
 }
