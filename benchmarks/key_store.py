@@ -100,7 +100,6 @@ async def measure(options: argparse.Namespace, folder: Path) -> Report:
     )
     report.notes.append(f"Recorded: {kinds}")
     with Service(folder / "ours", None) as service:
-        service.server.stop()
         _prepare_django(service.database_url)
         async with contextlib.AsyncExitStack() as stack:
             replays = {

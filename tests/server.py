@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -43,7 +43,6 @@ class Server:
         gateway: bool = True,
         command: str = "serve",
         database: str | None = None,
-        options: Sequence[str] = (),
     ) -> Self:
         """Start a process and wait until it is up.
 
@@ -55,9 +54,8 @@ class Server:
             command: ``serve`` or ``whatsapp_gateway``.
             database: its DATABASE_URL; None is this test's database (the test needs
                 django_db(transaction=True)), "" the embedded one under VAR_DIR.
-            options: of the command, further ones.
         """
-        arguments = [command, *options]
+        arguments = [command]
         if command == "serve":
             arguments += ["--port", str(port), *([] if gateway else ["--no-gateway"])]
         log = folder / f"{command}-{time.monotonic_ns()}.log"
