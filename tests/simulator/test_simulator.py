@@ -20,6 +20,8 @@ from tests.simulator import Simulator, SimulatorError, find_node
 CLIENT = Path(__file__).with_name("client.js")
 PATIENCE = 60
 PHONE = "79001234567"
+WRITER = {"from": "79550000000@s.whatsapp.net"}
+"""Who writes in ``Simulator.traffic``."""
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -630,6 +632,63 @@ def test_a_new_device_hears_from_its_phone_and_gets_messages(
     )
     phone.send_text("third", sender="79001234568")
     client.wait("message", text="third")
+
+
+def test_a_doubled_device_logs_in_with_the_keys_of_its_model_and_reads(
+    simulator: Simulator, clients: Clients
+) -> None:
+    model, double = clients.new(), clients.new()
+    jid = link(simulator, model)
+    wait_until(
+        lambda: model.wait("creds").get("appStateKey"), "the app state key arrived"
+    )
+    model.do("dump")
+    dump = model.wait("dump")
+    (device,) = simulator.double_device(jid, ["79001234570"])
+    creds = json.loads(dump["creds"])
+    creds["me"] = {"id": device["jid"], "lid": device["lid"]}
+
+    double.do("load", creds=json.dumps(creds), keys=dump["keys"])
+    double.wait("loaded")
+    double.connect().wait("open")
+
+    said = simulator.traffic([jid, device["jid"], device["jid"]])
+    assert (said["sent"], said["read"], len(said["ms"])) == (3, 3, 3)
+    for client, count in ((model, 1), (double, 2)):
+        for _ in range(count):
+            client.wait("message", **WRITER)
+    assert simulator.journal()["devices"][device["jid"]]["preKeyUploads"] == 0
+
+
+def test_traffic_counts_who_does_not_read(
+    simulator: Simulator, clients: Clients
+) -> None:
+    reader, off, cut = (clients.new() for _ in range(3))
+    jids = [
+        link(simulator, client, phone)
+        for client, phone in (
+            (reader, PHONE),
+            (off, "79001234571"),
+            (cut, "79001234572"),
+        )
+    ]
+    off.do("end")
+    off.wait("close")
+    wait_until(
+        lambda: not simulator.phone("79001234571").devices()[0]["connected"], "off"
+    )
+    # A dead peer does not read; then it is gone.
+    simulator.freeze(jid=jids[2])
+    with ThreadPoolExecutor() as threads:
+        said = threads.submit(simulator.traffic, jids)
+        reader.wait("message", **WRITER)
+        simulator.drop(jid=jids[2])
+        assert {**said.result(PATIENCE), "ms": 0} == {"sent": 2, "read": 1, "ms": 0}
+
+    with pytest.raises(SimulatorError, match="is not linked"):
+        simulator.traffic(["79001234573:1@s.whatsapp.net"])
+    with pytest.raises(SimulatorError, match="a linked device expected"):
+        simulator.double_device("79001234573:1@s.whatsapp.net", [PHONE])
 
 
 def test_a_code_dies_with_its_connection(simulator: Simulator, client: Client) -> None:
