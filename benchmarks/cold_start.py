@@ -15,12 +15,14 @@ import sys
 import time
 import urllib.parse
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import linked, service
 from benchmarks.bare import Bare
 from benchmarks.command import Benchmark, Option, progress
 from benchmarks.linked import Device, Model
+from benchmarks.processes import CpuMeter
 from benchmarks.report import Report, Target
 from benchmarks.service import Service
 from tests.scenarios import Page
@@ -32,6 +34,18 @@ RATE = Target(1.0, least=True)
 OURS, BARE, STOPPED = "7904", "7905", "7906"
 VISITED = 20
 """So many salons are looked at in turn: each allows 30 looks a minute."""
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How it went."""
+
+    seconds: float
+    simulator_cpu: float
+    answered: float = 0.0
+    """Seconds until the first page can be had."""
+    page_ms: Sequence[float] = ()
+    socket_ms: Sequence[float] = ()
 
 
 async def measure(options: argparse.Namespace, folder: Path) -> Report:
@@ -53,22 +67,27 @@ async def measure(options: argparse.Namespace, folder: Path) -> Report:
                 linked.double, simulator, model, first, size, BARE
             )
             first += size
-            started, seconds, page_ms, socket_ms = await _ours(
-                place, simulator, model, ours, options
-            )
-            progress(f"{size}: ours {seconds:.1f} s")
-            bare_seconds = await _bare(place, simulator, model, bares, options)
-            progress(f"{size}: bare {bare_seconds:.1f} s")
-            our_seconds.append(seconds)
-            rates = (size / seconds, size / bare_seconds)
-            report.add(f"{size} salons: opened per second", "1/s", *rates, RATE)
-            report.add(f"{size} salons: until all are open", "s", seconds, bare_seconds)
-            report.add(f"{size} salons: until ours answers", "s", started)
-            for name, times in (("page", page_ms), ("WebSocket", socket_ms)):
-                what = f"{size} salons: a {name} meanwhile"
-                report.add_percentiles(what, times, target=PAGES, shares=(0.99,))
+            mine = await _ours(place, simulator, model, ours, options)
+            progress(f"{size}: ours {mine.seconds:.1f} s")
+            bare_opening = await _bare(place, simulator, model, bares, options)
+            progress(f"{size}: bare {bare_opening.seconds:.1f} s")
+            our_seconds.append(mine.seconds)
+            _add(report, size, mine, bare_opening)
     report.grows("until all are open", "s", options.sizes, our_seconds)
     return report
+
+
+def _add(report: Report, size: int, ours: Opening, bare: Opening) -> None:
+    of = f"{size} salons"
+    rates = size / ours.seconds, size / bare.seconds
+    report.add(f"{of}: opened per second", "1/s", *rates, RATE)
+    report.add(f"{of}: until all are open", "s", ours.seconds, bare.seconds)
+    report.add(f"{of}: until ours answers", "s", ours.answered)
+    simulated = ours.simulator_cpu, bare.simulator_cpu
+    report.add(f"{of}: CPU of the simulator", "% of a core", *simulated)
+    for name, times in (("page", ours.page_ms), ("WebSocket", ours.socket_ms)):
+        what = f"{of}: a {name} meanwhile"
+        report.add_percentiles(what, times, target=PAGES, shares=(0.99,))
 
 
 async def _ours(
@@ -77,12 +96,7 @@ async def _ours(
     model: Model,
     devices: Sequence[Device],
     options: argparse.Namespace,
-) -> tuple[float, float, list[float], list[float]]:
-    """Start ours cold.
-
-    Returns the seconds until it answers, those until all are open, and the milliseconds of
-    each look at a page and at a WebSocket.
-    """
+) -> Opening:
     settings = {
         "WHATSAPP_ENGINE_PROCESSES": str(options.processes),
         "WHATSAPP_START_RATE": str(options.start_rate),
@@ -90,17 +104,18 @@ async def _ours(
     with Service(place / "ours", simulator, settings) as ours:
         linked.into_tables(ours, model, devices)
         visited = await asyncio.to_thread(_stopped, ours, simulator, model)
-        began = time.time()
+        began, meter = time.time(), CpuMeter.start(simulator.pid)
         ours.begin()
-        started = time.time() - began
+        answered = time.time() - began
         async with _looking(ours, visited) as (page_ms, socket_ms):
             await ours.until_open(len(devices))
+            simulator_cpu = meter.percent_of_a_core()
         # Each salon's first time only: some may have lost their socket again.
         ((last,),) = ours.query(
             "SELECT extract(epoch FROM max(first))::float8 FROM (SELECT min(at) AS first"
             " FROM whatsapp_statuschange WHERE status = 'open' GROUP BY salon_id) opened"
         )
-    return started, last - began, page_ms, socket_ms
+    return Opening(last - began, simulator_cpu, answered, page_ms, socket_ms)
 
 
 def _stopped(
@@ -169,16 +184,17 @@ async def _bare(
     model: Model,
     devices: Sequence[Device],
     options: argparse.Namespace,
-) -> float:
+) -> Opening:
     folders = linked.into_folders(place / "bare", model, devices)
     began = time.perf_counter()
     async with Bare(simulator.ws_url) as bare:
+        meter = CpuMeter.start(simulator.pid)
         times = await bare.resume(folders, options.in_flight)
-        took = time.perf_counter() - began
+        opening = Opening(time.perf_counter() - began, meter.percent_of_a_core())
         await bare.close()
     if len(times) != len(devices):
         raise RuntimeError(f"{len(times)} of {len(devices)} are open.")
-    return took
+    return opening
 
 
 BENCHMARK = Benchmark(

@@ -43,6 +43,7 @@ class Taken:
     busy_cpu: float
     read_ms: Sequence[float]
     lost: int
+    simulator_cpu: float
     database_mb: float = 0.0
     database_cpu: float = 0.0
 
@@ -111,6 +112,8 @@ def _add(report: Report, size: int, ours: Taken, bare: Taken) -> None:
     report.add_percentiles(
         f"{size}: message to receipt", ours.read_ms, bare.read_ms, shares=(0.5, 0.99)
     )
+    simulated = ours.simulator_cpu, bare.simulator_cpu
+    report.add(f"{size}: CPU of the simulator with messages", "% of a core", *simulated)
     report.add(f"{size}: memory of PostgreSQL", "MB", ours.database_mb)
     report.add(
         f"{size}: CPU of PostgreSQL with messages", "% of a core", ours.database_cpu
@@ -177,7 +180,7 @@ async def _taken(
     # Everybody's first message uses up a pre-key; that is no part of the minute.
     if options.settle:
         await asyncio.to_thread(simulator.traffic, jids, options.settle)
-    meter = CpuMeter.start(pid)
+    meter, of_simulator = CpuMeter.start(pid), CpuMeter.start(simulator.pid)
     said = await asyncio.to_thread(simulator.traffic, jids, options.window)
     busy = meter.percent_of_a_core()
     return Taken(
@@ -187,6 +190,7 @@ async def _taken(
         busy_cpu=busy,
         read_ms=said["ms"],
         lost=len(jids) - said["read"],
+        simulator_cpu=of_simulator.percent_of_a_core(),
     )
 
 

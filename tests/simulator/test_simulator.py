@@ -20,7 +20,7 @@ from tests.simulator import Simulator, SimulatorError, find_node
 CLIENT = Path(__file__).with_name("client.js")
 PATIENCE = 60
 PHONE = "79001234567"
-WRITER = {"from": "79550000000@s.whatsapp.net"}
+WRITER: dict[str, Any] = {"from": "79550000000@s.whatsapp.net"}
 """Who writes in ``Simulator.traffic``."""
 
 pytestmark = pytest.mark.timeout(300)
