@@ -153,8 +153,9 @@ class Report:
 
     def table(self) -> str:
         """Return everything as text."""
-        lines = [f"{self.title}", _parameters(self.parameters), ""]
-        lines += _aligned([self._head(), *map(_cells, self.rows)])
+        lines = [f"{self.title}", _parameters(self.parameters)]
+        if self.rows:
+            lines += ["", *_aligned([self._head(), *map(_cells, self.rows)])]
         if self.growth:
             head = ("growth", "sizes", "costs", "exponent", "target", "")
             lines += ["", *_aligned([head, *map(_growth_cells, self.growth)])]
