@@ -92,9 +92,10 @@ def _pair(row: Row, y: float) -> list[str]:
     room = WIDTH - LABELS - FIGURES
     scale = room / max(row.ours, reference, 1e-9)
     ratio = "" if row.ratio is None else f"ratio {cell(row.ratio)}"
+    target = f"target: {row.target}" if row.target else ""
     parts = [
         text(16, y + 17, row.what),
-        text(16, y + 31, f"{ratio}   {row.target or ''}".strip(), "small"),
+        text(16, y + 31, " · ".join(filter(None, [ratio, target])), "small"),
     ]
     for at, (value, colour) in enumerate(((row.ours, OURS), (reference, REFERENCE))):
         place = y + 5 + at * (BAR + 2)
@@ -163,8 +164,8 @@ def exponents(report: Report) -> str | None:
     """Draw how each cost grows; None if nothing was measured at several sizes."""
     if not report.growth:
         return None
-    room = WIDTH - LABELS - 90 - FIGURES
-    linear = LABELS + 90 + room / 2
+    room = WIDTH - LABELS - 150 - FIGURES
+    linear = LABELS + 150 + room / 2
     height = TOP + 26 * len(report.growth) + 16
     parts = [
         text(16, 26, "Exponents of growth: 1 is linear", "title"),
@@ -177,10 +178,14 @@ def exponents(report: Report) -> str | None:
         parts += [
             text(16, y + 13, growth.what),
             box(
-                LABELS + 90, y + 2, shown / 2 * room, BAR, OURS if growth.met else LIMIT
+                LABELS + 150,
+                y + 2,
+                shown / 2 * room,
+                BAR,
+                OURS if growth.met else LIMIT,
             ),
             text(
-                LABELS + 96 + shown / 2 * room,
+                LABELS + 156 + shown / 2 * room,
                 y + 13,
                 f"{growth.exponent:.2f}",
                 "small",
