@@ -13,6 +13,8 @@ from channels.layers import InMemoryChannelLayer
 from channels_redis.serializers import registry
 from django.db import connections
 from django.test import override_settings
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from tests.redis_server import MISSING, PROGRAM, RedisServer
 from whatsapp import failures
@@ -22,6 +24,12 @@ from whatsapp.services import claims, looks
 for _number in (signal.SIGINT, signal.SIGHUP):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, signal.SIG_DFL)
+
+# How long an example takes says how busy the machine is.
+hypothesis_settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+hypothesis_settings.load_profile("untimed")
 
 _serializer = registry.get_serializer("msgpack")
 

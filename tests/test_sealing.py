@@ -4,7 +4,7 @@ import json
 
 import pytest
 from django.db import IntegrityError, connection, transaction
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import factories
@@ -161,7 +161,7 @@ CREDS = st.fixed_dictionaries(
 
 
 @pytest.mark.django_db
-@settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=400)
 @given(creds=CREDS)
 def test_the_trigger_and_the_program_judge_creds_alike(creds):
     with connection.cursor() as cursor:
