@@ -301,7 +301,10 @@ async def test_a_page_says_that_it_is_cut_off_and_loses_nothing(
     await scanning.shows("qr")
     typing = await opened(world.salon().token(), PHONE)
     await typing.ready()
+    # What is typed before the field is there goes nowhere.
+    await expect(typing["phone"]).to_be_visible()
     await typing["phone"].press_sequentially("900 555")
+    await expect(typing["phone"]).to_have_value(re.compile("900 555"))
     port = int(world.server.url.rsplit(":", 1)[1])
     # Told to stop it would say first that the code dies with it.
     await asyncio.to_thread(world.server.kill)

