@@ -12,18 +12,12 @@ import asyncio
 import json
 import os
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Coroutine
-from pathlib import Path
 from typing import Any
 
-from aiadmin.embedded import EmbeddedDatabase
-from tests.database import SECRETS
+from benchmarks.tables import manage, own_tables
 
-MANAGE = Path(__file__).parent.parent / "manage.py"
 SIZES = (1, 10, 100, 812)
 """A message touches a few keys; a new link brings 812 pre-keys at once."""
 
@@ -98,7 +92,7 @@ def migrate_costs(salons: int, keys: int, key: str) -> None:
     from whatsapp.services import sealing
 
     left = previous_service.leave(salons, keys)
-    call("whatsapp_takeover")
+    manage("whatsapp_takeover")
     print(f"\n{len(left.linked)} links, {left.keys} keys")
     other = sealing.new_key()
     for name, ring, words in (
@@ -109,23 +103,12 @@ def migrate_costs(salons: int, keys: int, key: str) -> None:
     ):
         os.environ["CREDENTIAL_ENCRYPTION_KEYS"] = ",".join(ring)
         started = time.perf_counter()
-        said = call("whatsapp_encrypt", *words).splitlines()
+        said = manage("whatsapp_encrypt", *words).splitlines()
         seconds = time.perf_counter() - started
         line = next(
             one for one in reversed(said) if "rows are" in one or "Every" in one
         )
         print(f"{name:10}{seconds:8.1f} s   {line}")
-
-
-def call(*words: str) -> str:
-    """Run a command as an operator does."""
-    done = subprocess.run(
-        [sys.executable, str(MANAGE), *words],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    return done.stdout
 
 
 def main() -> None:
@@ -135,27 +118,12 @@ def main() -> None:
     parser.add_argument("--salons", type=int, default=300)
     parser.add_argument("--keys", type=int, default=200_000)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        database = EmbeddedDatabase(Path(folder))
-        os.environ |= {
-            **SECRETS,
-            "ENV_FILE": os.devnull,
-            "DATABASE_URL": database.connect().url,
-            "DJANGO_SETTINGS_MODULE": "aiadmin.settings",
-            "WHATSAPP_WS_URL": "ws://127.0.0.1:9",
-        }
-        import django
-
-        django.setup()
-        from django.core.management import call_command
-
+    with own_tables():
         from whatsapp.services import sealing
 
-        call_command("migrate", verbosity=0, interactive=False)
         key = sealing.new_key()
         asyncio.run(store_costs(options.rounds, key))
         migrate_costs(options.salons, options.keys, key)
-        database.stop()
 
 
 if __name__ == "__main__":

@@ -7,30 +7,16 @@ On an embedded PostgreSQL of its own with fsync on, filled with salons of every 
 """
 
 import argparse
-import os
 import resource
-import subprocess
-import sys
-import tempfile
 import time
-from pathlib import Path
 
-from aiadmin.embedded import EmbeddedDatabase
-from tests.database import SECRETS
-
-MANAGE = Path(__file__).parent.parent / "manage.py"
+from benchmarks.tables import manage, own_tables
 
 
 def fill(salons: int, keys: int) -> tuple[int, int]:
-    """Make the tables and fill them; return the number of links, and of keys."""
-    import django
-
-    django.setup()
-    from django.core.management import call_command
-
+    """Fill the tables; return the number of links, and of keys."""
     from tests import previous_service
 
-    call_command("migrate", verbosity=0, interactive=False)
     left = previous_service.leave(salons, keys)
     return len(left.linked), left.keys
 
@@ -38,13 +24,8 @@ def fill(salons: int, keys: int) -> tuple[int, int]:
 def run(*words: str) -> tuple[float, str]:
     """Run the command; return its seconds, and the last line of what it says."""
     started = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, str(MANAGE), "whatsapp_takeover", *words],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    return time.perf_counter() - started, done.stdout.splitlines()[-1]
+    said = manage("whatsapp_takeover", *words)
+    return time.perf_counter() - started, said.splitlines()[-1]
 
 
 def main() -> None:
@@ -53,15 +34,7 @@ def main() -> None:
     parser.add_argument("--salons", type=int, default=300)
     parser.add_argument("--keys", type=int, default=200_000)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        database = EmbeddedDatabase(Path(folder))
-        os.environ |= {
-            **SECRETS,
-            "ENV_FILE": os.devnull,
-            "DATABASE_URL": database.connect().url,
-            "DJANGO_SETTINGS_MODULE": "aiadmin.settings",
-            "WHATSAPP_WS_URL": "ws://127.0.0.1:9",
-        }
+    with own_tables():
         links, keys = fill(options.salons, options.keys)
         print(f"{options.salons} salons, {links} of them linked, {keys} keys")
         for name, words in (
@@ -73,7 +46,6 @@ def main() -> None:
             print(f"{name:10}{seconds:8.1f} s   {said}")
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
         print(f"{'memory':10}{peak:8.0f} MB at most, of the command's process")
-        database.stop()
 
 
 if __name__ == "__main__":
