@@ -112,6 +112,15 @@ class Screen:
         """Wait until the field for the phone knows the world's numbers."""
         await expect(self["country"]).to_be_enabled()
 
+    async def types(self, text: str) -> None:
+        """Type into the field for the phone, key by key, once it is on the screen.
+
+        Playwright presses keys without looking: those for a field that is still
+        hidden would go nowhere.
+        """
+        await expect(self["phone"]).to_be_visible()
+        await self["phone"].press_sequentially(text)
+
     async def ask_code(self, typed: str) -> None:
         await self["phone"].fill(typed)
         await self["get-code"].click()

@@ -234,7 +234,7 @@ async def test_a_number_is_grouped_while_it_is_typed_and_the_caret_stays(
     screen = await opened(TOKEN, PHONE, socket=Socket(*welcome()))
     await screen.ready()
     phone, keyboard = screen["phone"], screen.page.keyboard
-    await phone.press_sequentially("+79001234567")
+    await screen.types("+79001234567")
     await expect(phone).to_have_value("+7 900 123-45-67")
     # A digit in the middle, one taken away again, and one behind a dash.
     for _ in range(9):
@@ -330,7 +330,7 @@ async def test_a_known_number_is_there_before_it_is_typed_and_never_in_the_way(
     third_socket = Socket(*welcome())
     third = await opened(TOKEN, PHONE, socket=third_socket)
     await third.ready()
-    await third["phone"].press_sequentially("9")
+    await third.types("9")
     await third["phone"].press("Backspace")
     third_socket.say(known, *welcome())
     await expect(third["phone"]).to_have_value("")
