@@ -53,10 +53,7 @@ class Session {
 
   async prepare() {
     const { folder, trace } = this.options
-    const memory = { creds: initAuthCreds(), keys: { get: async () => ({}), set: async () => {} } }
-    const { state, saveCreds } = folder
-      ? await useMultiFileAuthState(folder)
-      : { state: memory, saveCreds: () => {} }
+    const { state, saveCreds } = folder ? await useMultiFileAuthState(folder) : inMemory()
     this.creds = state.creds
     this.keys = trace ? traced(/** @type {any} */ (state.keys), trace) : state.keys
     this.saveCreds = () => {
@@ -127,6 +124,11 @@ class Session {
     await ended
   }
 }
+
+const inMemory = () => ({
+  state: { creds: initAuthCreds(), keys: { get: async () => ({}), set: async () => {} } },
+  saveCreds: () => {},
+})
 
 /** @param {string} path @param {object} entry */
 const note = (path, entry) =>

@@ -16,6 +16,7 @@ from whatsapp.gateway.messages import Abandon, Leave, Look
 from whatsapp.gateway.ownership import PROBE_SECONDS, LocksLost, Ownership
 from whatsapp.gateway.runner import SalonRunner
 from whatsapp.services import attempts, claims, gateways
+from whatsapp.services.claims import Work
 from whatsapp.services.gateways import Share
 
 logger = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ class Host(Protocol):
     """Set whenever a runner has ended."""
 
     def start_runner(
-        self, salon_pk: int, free_since: float, *, handed_over: bool
+        self, salon_pk: int, free_since: float, work: Work | None, *, handed_over: bool
     ) -> None: ...
 
     async def catch_up(self) -> None:
@@ -237,12 +238,23 @@ class Claimer:
                 await self._ownership.release(locked)
                 raise
             await self._ownership.release(set(locked) - set(ours))
+            works = await self._works(ours)
             for pk in ours:
                 self._free_since.pop(pk, None)
-                self._host.start_runner(pk, since[pk], handed_over=handed_over)
+                self._host.start_runner(
+                    pk, since[pk], works.get(pk), handed_over=handed_over
+                )
             if len(ours) < len(locked):
                 self._look_later()
             return len(ours)
+
+    async def _works(self, pks: list[int]) -> dict[int, Work]:
+        """Read at once what there is to do; without it, each salon looks for itself."""
+        try:
+            return await self._host.services(claims.works, pks, self._host.name)
+        except DATABASE_ERRORS as error:
+            logger.warning("Salons not looked at: %s", type(error).__name__)
+            return {}
 
     def _is_patient(self) -> bool:
         return self._now() < self._patient_until

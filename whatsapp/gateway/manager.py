@@ -55,6 +55,7 @@ from whatsapp.services import (
     sessions,
     timeline,
 )
+from whatsapp.services.claims import Work
 
 logger = logging.getLogger(__name__)
 
@@ -265,18 +266,19 @@ class SessionManager:
     # --- salons -----------------------------------------------------------------------
 
     def start_runner(
-        self, salon_pk: int, free_since: float, *, handed_over: bool
+        self, salon_pk: int, free_since: float, work: Work | None, *, handed_over: bool
     ) -> None:
         """Run a salon that is ours now.
 
         Args:
             salon_pk: the salon.
+            work: what there is to do for it, just read.
             free_since: when it was seen without a gateway, by the loop's clock.
             handed_over: another gateway has just left it to this one.
         """
         waits = Waits(self.metrics, free_since, handed_over=handed_over)
         runner = self.runners[salon_pk] = SalonRunner(self, salon_pk, waits)
-        runner.post(Look())
+        runner.post(Look(work=work))
 
     async def catch_up(self) -> None:
         """Learn what sessions have to know before they start."""

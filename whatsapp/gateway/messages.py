@@ -5,6 +5,7 @@ from typing import TypeAlias
 
 from whatsapp.engine import CodeRefused, DisconnectReason, SessionRef
 from whatsapp.engine.protocol import SessionEvent
+from whatsapp.services.claims import Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,6 +13,8 @@ class Look:
     """The rows may have changed. ``hurry`` ends a wait between two tries."""
 
     hurry: bool = False
+    work: Work | None = None
+    """What they say, if they have just been read for many salons at once."""
 
 
 @dataclass(frozen=True, slots=True)

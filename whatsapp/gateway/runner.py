@@ -163,6 +163,8 @@ class SalonRunner:
             )
             if not self._abandoned:
                 await asyncio.sleep(LOOK_AGAIN_SECONDS)
+                if isinstance(message, Look):
+                    message = Look(message.hurry)  # what it brought is no longer news
                 self._mailbox.put_back(message)
         except Exception:  # the salon must go on, whatever surprised us
             logger.exception(
@@ -180,10 +182,10 @@ class SalonRunner:
 
     async def _handle(self, message: Message) -> None:
         match message:
-            case Look(hurry=hurry):
+            case Look(hurry=hurry, work=work):
                 if hurry:
                     self._stop_waiting()
-                await self._look()
+                await self._look(work)
             case Leave(to=to):
                 await self._leave(to)
             case Abandon():
@@ -248,9 +250,12 @@ class SalonRunner:
 
     # --- deciding ---------------------------------------------------------------------
 
-    async def _look(self) -> None:
-        """Read the salon's rows and do what they ask for."""
-        work = await self._host.services(claims.work, self.salon_pk, self._host.name)
+    async def _look(self, work: Work | None) -> None:
+        """Read the salon's rows, unless that was just done, and do what they ask for."""
+        if work is None:
+            work = await self._host.services(
+                claims.work, self.salon_pk, self._host.name
+            )
         if work is None:
             await self._close_socket()
             await self._release()

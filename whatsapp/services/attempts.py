@@ -204,24 +204,50 @@ def record_open(salon: Salon, epoch: int, phone: str) -> bool:
     Returns:
         False if the socket of ``epoch`` is not the salon's present one.
     """
-    with sessions.locked(salon) as session:
-        if session.epoch != epoch:
+    wrong = bool(salon.expected_phone) and not same_phone(phone, salon.expected_phone)
+    reason = ErrorCode.WRONG_PHONE_LINKED if wrong else ""
+    with transaction.atomic():
+        known = sessions.lock_epoch(salon)
+        if known != epoch:
             return False
+        if not _reopen(salon, phone, reason):
+            _open_by_attempt(salon, phone, reason)
+    return True
+
+
+# The row is locked before this statement takes its snapshot: no attempt can come between.
+_REOPEN = """
+UPDATE whatsapp_whatsappsession s
+SET phone = %(phone)s, last_alive_at = now(), status = 'open', reason = %(reason)s,
+    retry_at = NULL, since = CASE WHEN s.status = 'open' THEN s.since ELSE now() END,
+    revision = s.revision + 1
+WHERE s.salon_id = %(salon)s AND NOT EXISTS (
+    SELECT FROM whatsapp_pairingattempt a
+    WHERE a.salon_id = s.salon_id AND a.finished_at IS NULL)
+"""
+
+
+def _reopen(salon: Salon, phone: str, reason: str) -> bool:
+    """Record the return of a link: a thousand at once after a restart, so without ORM."""
+    with connection.cursor() as cursor:
+        cursor.execute(_REOPEN, {"salon": salon.pk, "phone": phone, "reason": reason})
+        if not cursor.rowcount:
+            return False
+    events.publish(salon.pk)
+    return True
+
+
+def _open_by_attempt(salon: Salon, phone: str, reason: str) -> None:
+    with sessions.locked(salon) as session:
         session.phone = phone
         session.last_alive_at = Now()
-        attempt = PairingAttempt.objects.filter(salon=salon, finished_at=None).first()
-        if attempt is not None:
-            if attempt.kind == Kind.CODE and attempt.stage != Stage.FINISHING:
-                session.save()
-                return True
-            attempt.linked_phone = phone
-            _close(attempt, Stage.LINKED)
-        expected = salon.expected_phone
-        wrong = bool(expected) and not same_phone(phone, expected)
-        sessions.set_status(
-            session, Status.OPEN, ErrorCode.WRONG_PHONE_LINKED if wrong else ""
-        )
-    return True
+        attempt = PairingAttempt.objects.get(salon=salon, finished_at=None)
+        if attempt.kind == Kind.CODE and attempt.stage != Stage.FINISHING:
+            session.save()
+            return
+        attempt.linked_phone = phone
+        _close(attempt, Stage.LINKED)
+        sessions.set_status(session, Status.OPEN, reason)
 
 
 def fail(

@@ -6,6 +6,7 @@ who that is, for people, and carries the epoch that fences the one before.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from django.db import connection, transaction
 
@@ -71,17 +72,23 @@ FROM whatsapp_salon salon
 JOIN whatsapp_whatsappsession s ON s.salon_id = salon.id
 LEFT JOIN whatsapp_credsindex creds ON creds.company_id = 'company_' || salon.salon_id
 LEFT JOIN whatsapp_pairingattempt a ON a.salon_id = salon.id AND a.finished_at IS NULL
-WHERE salon.id = %s AND s.owner = %s
+WHERE salon.id = ANY(%s) AND s.owner = %s
 """
 
 
 def work(salon_pk: int, owner: str) -> Work | None:
     """Return what there is to do for a salon, or None if ``owner`` does not own it."""
+    return works([salon_pk], owner).get(salon_pk)
+
+
+def works(salon_pks: list[int], owner: str) -> dict[int, Work]:
+    """Return what there is to do for those of the salons that ``owner`` owns."""
     with connection.cursor() as cursor:
-        cursor.execute(_WORK_SQL, [salon_pk, owner])
-        row = cursor.fetchone()
-    if row is None:
-        return None
+        cursor.execute(_WORK_SQL, [salon_pks, owner])
+        return {row[0]: _work(row) for row in cursor.fetchall()}
+
+
+def _work(row: tuple[Any, ...]) -> Work:
     salon = Salon(
         id=row[0],
         salon_id=row[1],

@@ -73,6 +73,20 @@ def locked(salon: Salon) -> Iterator[WhatsAppSession]:
         yield session
 
 
+def lock_epoch(salon: Salon) -> int | None:
+    """Hold the salon's session row for the running transaction; return its epoch.
+
+    For what happens to many salons at once: :func:`locked` reads all of the row.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT epoch FROM whatsapp_whatsappsession WHERE salon_id = %s FOR UPDATE",
+            [salon.pk],
+        )
+        row = cursor.fetchone()
+    return None if row is None else int(row[0])
+
+
 def set_status(
     session: WhatsAppSession,
     status: str,

@@ -4,6 +4,7 @@
  * what it is told and exits when the pipe ends.
  */
 import './runtime.js'
+import './curve.js'
 import { createRequire } from 'node:module'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { DEFAULT_CONNECTION_CONFIG } from '@whiskeysockets/baileys'
