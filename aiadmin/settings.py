@@ -127,7 +127,7 @@ if REDIS_URL:
         }
     }
 else:
-    CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
+    CHANNEL_LAYERS = {"default": {"BACKEND": "aiadmin.layers.OneProcessLayer"}}
 
 # --- Who may come, and from where --------------------------------------------
 
@@ -230,6 +230,7 @@ WHATSAPP_FINISH_TIMEOUT = _number("WHATSAPP_FINISH_TIMEOUT", 30)
 WHATSAPP_CONNECT_TIMEOUT = _number("WHATSAPP_CONNECT_TIMEOUT", 20)
 WHATSAPP_LOOK_INTERVAL = _number("WHATSAPP_LOOK_INTERVAL", 2)
 WHATSAPP_START_RATE = _number("WHATSAPP_START_RATE", 50)
+WHATSAPP_READY_CODES = _count("WHATSAPP_READY_CODES", 256, least=0)
 WHATSAPP_ENGINE_PROCESSES = _count("WHATSAPP_ENGINE_PROCESSES", 1, least=1)
 WHATSAPP_ENGINE_MEMORY_MB = _count("WHATSAPP_ENGINE_MEMORY_MB", 3072, least=256)
 WHATSAPP_ARCHIVE_DAYS = int(_number("WHATSAPP_ARCHIVE_DAYS", 30))

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Self, TypeAlias, TypeVar
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
-from django.db.models import Exists, F, OuterRef, Q
-from django.db.models.functions import Now
+from django.db.models import Exists, F, OuterRef, Q, Value
+from django.db.models.functions import Now, Right
 from django.utils.translation import gettext_lazy as _
 
 from whatsapp.roles import Action, Role, Scope, roles_that_may, scopes_may
@@ -364,6 +364,10 @@ class WhatsAppSession(models.Model):
                 condition=Q(epoch__gte=0) & Q(revision__gte=0),
                 name="session_counters_are_not_negative",
             ),
+        ]
+        indexes = [
+            # Whose phone it is already: asked for every code.
+            models.Index(Right("phone", Value(8)), name="session_by_end_of_phone"),
         ]
 
     def __str__(self) -> str:

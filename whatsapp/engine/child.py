@@ -45,6 +45,7 @@ class Child:
         self._writer = writer
         self._asked: dict[int, asyncio.Future[Any]] = {}
         self._next_id = 1
+        self._outgoing: list[bytes] = []
         self._gone = False
         self._last_words = ""
         # Both are pipes: see spawn().
@@ -113,8 +114,17 @@ class Child:
             self._on_gone()
 
     def send(self, message: protocol.Message) -> None:
-        if not self._gone:
-            self._writer.write(protocol.encode(message))
+        """Say something; what is said in one round of the event loop goes out together."""
+        if self._gone:
+            return
+        if not self._outgoing:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._outgoing.append(protocol.encode(message))
+
+    def _flush(self) -> None:
+        if self._outgoing:
+            self._writer.write(b"".join(self._outgoing))
+            self._outgoing.clear()
 
     async def request(self, cmd: str, *, within: float, **fields: object) -> Any:
         """Ask for one thing and wait for the answer.
@@ -166,6 +176,7 @@ class Child:
     async def end(self) -> tuple[int, str]:
         """Close the pipe, make sure that the process is gone; exit code and last words."""
         self._on_gone()
+        self._flush()
         self._writer.close()
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()

@@ -70,6 +70,7 @@ class Engine:
         self._sessions = Sessions()
         self._blame = Blame(limits, lambda: asyncio.get_running_loop().time())
         self._ward = Ward(self._make_ward, self._blame, limits)
+        self._ready_codes = -(-limits.ready_codes // processes)
         self._processes = [
             self._make_process(number) for number in range(1, processes + 1)
         ]
@@ -87,8 +88,7 @@ class Engine:
                 "keepAliveMs": limits.keep_alive * 1000,
                 "aliveMs": limits.alive_interval * 1000,
                 "qrMs": limits.qr_lifetime and limits.qr_lifetime * 1000,
-                "pooledCodes": limits.pooled_codes,
-                "pooledCreds": limits.pooled_creds,
+                "readyCodes": self._ready_codes,
                 "leaseMs": limits.lease * 1000,
             },
             limits=limits,

@@ -32,8 +32,8 @@ class Limits:
     # Long enough for a busy machine: slots that come back while their starts still
     # compute let all the others in on top, and then nobody gets through in time.
     slot_hold: float = 10
-    pooled_codes: int = 8
-    pooled_creds: int = 8
+    # Codes that are made ahead, in all processes together.
+    ready_codes: int = 8
     restart_delay: float = 0.2
     restart_delay_max: float = 10
     # After this long a life counts as healthy, and the delay starts again.

@@ -24,6 +24,7 @@ async def run_gateway(stop: asyncio.Event) -> None:
         processes=settings.WHATSAPP_ENGINE_PROCESSES,
         limits=Limits(
             memory_mb=settings.WHATSAPP_ENGINE_MEMORY_MB,
+            ready_codes=settings.WHATSAPP_READY_CODES,
             connect_timeout=settings.WHATSAPP_CONNECT_TIMEOUT,
             # The engine's word should come before the answer clock's: it knows why.
             code_timeout=settings.WHATSAPP_PAIRING_TIMEOUT * 0.9,

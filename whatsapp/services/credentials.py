@@ -21,7 +21,7 @@ from django.db.models import QuerySet
 from django.db.models.functions import Now
 
 from whatsapp import alerts
-from whatsapp.models import ArchivedCredentials, Salon, SealingKey, WhatsAppSession
+from whatsapp.models import ArchivedCredentials, Salon, SealingKey
 from whatsapp.phones import device_from_jid, mask_phone, phone_from_jid, same_phone
 from whatsapp.services import audit, sealing
 from whatsapp.services.sealing import SealingError
@@ -561,12 +561,15 @@ def erase(salon: Salon) -> None:
 
 def live_elsewhere(salon: Salon, phone: str) -> bool:
     """Say whether ``phone`` is linked and in use in another salon."""
-    sessions = WhatsAppSession.objects.exclude(salon=salon).filter(
-        status__in=["open", "degraded", "connecting", "reconnecting"]
-    )
-    # Forms of one number differ in the ninth digit only, so the tail finds them all.
-    candidates = sessions.filter(phone__endswith=phone[-8:])
-    return any(same_phone(session.phone, phone) for session in candidates)
+    with connection.cursor() as cursor:
+        # Forms of one number differ in the ninth digit only: the tail finds them all.
+        cursor.execute(
+            "SELECT phone FROM whatsapp_whatsappsession"
+            " WHERE right(phone, 8) = %s AND salon_id <> %s"
+            " AND status IN ('open', 'degraded', 'connecting', 'reconnecting')",
+            [phone[-8:], salon.pk],
+        )
+        return any(same_phone(row[0], phone) for row in cursor.fetchall())
 
 
 def clear_expiry() -> None:

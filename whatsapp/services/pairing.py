@@ -75,7 +75,7 @@ def _take_code(
     refusal = _refusal(salon, phone)
     if refusal is not None:
         return refusal
-    if not _insert(salon, Kind.CODE, phone, actor):
+    if not _insert(salon, attempt, Kind.CODE, phone, actor):
         return WhatsAppError(ErrorCode.CREDENTIALS_CONFLICT)
     if creds.linked and not same:
         credentials.note_mismatch(salon, actor, creds.phone, phone)
@@ -122,7 +122,7 @@ def request_qr(salon: Salon, actor: str, *, fresh: bool = False) -> Answer:
                 raise WhatsAppError(ErrorCode.REQUEST_IN_PROGRESS)
         # Who switches from a code to the QR wants a new link, not the old one back.
         fresh = creds.linked and (fresh or attempt is not None)
-        _insert(salon, Kind.QR, "", actor, fresh=fresh)
+        _insert(salon, attempt, Kind.QR, "", actor, fresh=fresh)
         if not fresh:
             session.wanted = True
         _begin(session)
@@ -144,7 +144,7 @@ def page_opened(salon: Salon, actor: str) -> None:
             if session.wanted and session.status not in WhatsAppSession.RUNNING:
                 events.wake_gateways(salon.pk)
             return
-        _insert(salon, Kind.QR, "", actor)
+        _insert(salon, None, Kind.QR, "", actor)
         _begin(session)
 
 
@@ -162,9 +162,15 @@ def _open_attempt(salon: Salon, session: WhatsAppSession) -> PairingAttempt | No
 
 
 def _insert(
-    salon: Salon, kind: str, phone: str, actor: str, *, fresh: bool = False
+    salon: Salon,
+    present: PairingAttempt | None,
+    kind: str,
+    phone: str,
+    actor: str,
+    *,
+    fresh: bool = False,
 ) -> bool:
-    """Insert an attempt in place of an open one.
+    """Insert an attempt in place of the one that is open at present, if any.
 
     Returns:
         False if another salon is just being linked to this phone; then the open
@@ -172,7 +178,8 @@ def _insert(
     """
     try:
         with transaction.atomic():
-            sessions.cancel_attempt(salon, Stage.SUPERSEDED)
+            if present is not None:
+                sessions.cancel_attempt(salon, Stage.SUPERSEDED)
             PairingAttempt.objects.create(
                 salon=salon,
                 kind=kind,

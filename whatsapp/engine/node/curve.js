@@ -41,7 +41,7 @@ curve.generateKeyPair = () => {
 
 const agree = curve.calculateAgreement
 
-/** @param {Buffer} key with its prefix @param {Buffer} secret */
+/** @param {Uint8Array} key with its prefix @param {Uint8Array} secret */
 curve.calculateAgreement = (key, secret) => {
   // Anything unusual is libsignal's to judge.
   if (!isKey(key, 1 + SECRET_LENGTH) || !isKey(secret, SECRET_LENGTH)) return agree(key, secret)

@@ -7,13 +7,13 @@ import './runtime.js'
 import './curve.js'
 import { createRequire } from 'node:module'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
-import { DEFAULT_CONNECTION_CONFIG } from '@whiskeysockets/baileys'
+import { DEFAULT_CONNECTION_CONFIG, initAuthCreds } from '@whiskeysockets/baileys'
 import { isLinked, parseCreds } from './auth-state.js'
+import { CodePool } from './codes.js'
 import { Lease } from './lease.js'
 import * as log from './log.js'
 import { Refused } from './pairing.js'
 import { Pipe } from './pipe.js'
-import { CodePool, CredsPool } from './pools.js'
 import { Session } from './session.js'
 
 /** How often the event loop is looked at; its histogram counts this as well. */
@@ -27,8 +27,6 @@ lag.enable()
 let settings
 /** @type {CodePool} */
 let codes
-/** @type {CredsPool} */
-let freshCreds
 /** @type {Lease} */
 let lease
 
@@ -41,8 +39,7 @@ const pipe = new Pipe(Number(process.env.ENGINE_FD), message => {
 const commands = {
   configure({ settings: given }) {
     settings = given
-    codes = new CodePool(given.pooledCodes)
-    freshCreds = new CredsPool(given.pooledCreds)
+    codes = new CodePool(given.readyCodes)
     setInterval(tellAlive, given.aliveMs)
     lease = new Lease(given.leaseMs, pipe)
     const { version } = createRequire(import.meta.url)('@whiskeysockets/baileys/package.json')
@@ -52,7 +49,8 @@ const commands = {
 
   open({ g, label, creds: text, version }) {
     if (sessions.has(g)) throw new Error('this generation is open already')
-    const creds = text === null ? freshCreds.take() : parseCreds(text)
+    codes.postpone()
+    const creds = text === null ? initAuthCreds() : parseCreds(text)
     const session = new Session({
       label,
       creds,

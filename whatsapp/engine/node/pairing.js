@@ -46,7 +46,7 @@ function kindOf(code) {
 /**
  * @typedef {object} Request
  * @property {WASocket} sock @property {string} phone bare digits
- * @property {import('./pools.js').PreparedCode} prepared
+ * @property {import('./codes.js').PreparedCode} prepared
  * @property {[string, string, string]} browser
  * @property {number} deadline epoch ms
  * @property {() => void} onAcknowledged called before the next stanza is read

@@ -19,6 +19,8 @@ export class Pipe {
   /** Chunks that have come, ever. */
   received = 0
   #text = ''
+  /** @type {string[]} */
+  #outgoing = []
 
   /** @param {number} fd @param {(message: any) => void} onMessage */
   constructor(fd, onMessage) {
@@ -36,9 +38,15 @@ export class Pipe {
 
   #socket
 
-  /** @param {object} message */
+  /** What is said in one round of the event loop goes out together. @param {object} message */
   send(message) {
-    this.#socket.write(`${JSON.stringify(message)}\n`)
+    this.#outgoing.push(JSON.stringify(message))
+    if (this.#outgoing.length === 1) setImmediate(() => this.#flush())
+  }
+
+  #flush() {
+    this.#socket.write(`${this.#outgoing.join('\n')}\n`)
+    this.#outgoing = []
   }
 
   /**

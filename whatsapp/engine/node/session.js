@@ -75,7 +75,7 @@ export class Session {
    * @param {Settings} options.settings
    * @param {(event: string, data?: object) => void} options.emit
    * @param {(request: object, timeoutMs: number) => Promise<any>} options.ask the store
-   * @param {import('./pools.js').CodePool} options.codes
+   * @param {import('./codes.js').CodePool} options.codes
    * @param {() => void} options.onGone
    */
   constructor({ label, creds, stored, settings, emit, ask, codes, onGone }) {

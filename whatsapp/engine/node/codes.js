@@ -1,15 +1,20 @@
 // @ts-check
 /**
- * What costs time and does not depend on the salon is made ahead: a code's key takes
- * 131,072 rounds of PBKDF2 (20 to 35 ms of a core), fresh creds five key pairs.
+ * Pairing codes are made ahead: the key behind one takes 131,072 rounds of PBKDF2, 20 to 35 ms
+ * of a core, and needs nothing of the salon. When many salons ask at the same instant, their
+ * codes are there.
  */
 import { randomBytes } from 'node:crypto'
-import { bytesToCrockford, derivePairingCodeKey, initAuthCreds } from '@whiskeysockets/baileys'
+import { bytesToCrockford, derivePairingCodeKey } from '@whiskeysockets/baileys'
 
-/** Nothing is made ahead until this long after the last use. */
-const IDLE_MS = 250
+/** Nothing is made ahead until so long after somebody needed the cores for more. */
+const QUIET_MS = 250
 /** Derivations at a time; more would only take the cores from the sockets. */
 const PARALLEL = 2
+/** So many are made as fast as one can; the others take a quarter of a core. */
+const FEW = 8
+const GAP_MS = 10
+const REST = 3
 
 /** @typedef {{code: string, salt: Buffer, key: Buffer}} PreparedCode */
 
@@ -20,12 +25,12 @@ export class CodePool {
   #waiting = []
   #deriving = 0
   /** @type {NodeJS.Timeout | undefined} */
-  #idle
+  #next
 
   /** @param {number} size */
   constructor(size) {
     this.size = size
-    this.#refillIn(IDLE_MS)
+    this.postpone()
   }
 
   get ready() {
@@ -34,13 +39,18 @@ export class CodePool {
 
   /** A code and the key behind it; nobody else gets it. @returns {Promise<PreparedCode>} */
   take() {
-    this.#refillIn(IDLE_MS)
-    const ready = this.#ready.shift()
+    this.postpone()
+    const ready = this.#ready.pop()
     if (ready) return Promise.resolve(ready)
     return new Promise((resolve, reject) => {
       this.#waiting.push({ resolve, reject })
       this.#serveWaiting()
     })
+  }
+
+  /** Something else needs the cores now. */
+  postpone() {
+    this.#refillIn(QUIET_MS)
   }
 
   #serveWaiting() {
@@ -49,13 +59,15 @@ export class CodePool {
 
   /** @param {number} delayMs */
   #refillIn(delayMs) {
-    clearTimeout(this.#idle)
-    this.#idle = setTimeout(() => {
-      if (this.#ready.length < this.size && !this.#deriving) void this.#derive()
+    clearTimeout(this.#next)
+    if (this.#ready.length >= this.size) return
+    this.#next = setTimeout(() => {
+      if (!this.#deriving) void this.#derive()
     }, delayMs)
   }
 
   async #derive() {
+    const began = performance.now()
     this.#deriving++
     try {
       const code = bytesToCrockford(randomBytes(5))
@@ -69,36 +81,9 @@ export class CodePool {
     } finally {
       this.#deriving--
       this.#serveWaiting()
-      if (!this.#waiting.length) this.#refillIn(IDLE_MS / 10)
+      const took = performance.now() - began
+      if (this.#waiting.length) this.postpone()
+      else this.#refillIn(this.#ready.length < FEW ? GAP_MS : REST * took)
     }
-  }
-}
-
-export class CredsPool {
-  /** @type {import('@whiskeysockets/baileys').AuthenticationCreds[]} */
-  #ready = []
-  /** @type {NodeJS.Timeout | undefined} */
-  #idle
-
-  /** @param {number} size */
-  constructor(size) {
-    this.size = size
-    this.#refillIn(IDLE_MS)
-  }
-
-  /** Fresh creds, of this one caller. */
-  take() {
-    this.#refillIn(IDLE_MS)
-    return this.#ready.shift() ?? initAuthCreds()
-  }
-
-  /** @param {number} delayMs */
-  #refillIn(delayMs) {
-    clearTimeout(this.#idle)
-    this.#idle = setTimeout(() => {
-      if (this.#ready.length >= this.size) return
-      this.#ready.push(initAuthCreds())
-      this.#refillIn(IDLE_MS / 10)
-    }, delayMs)
   }
 }
