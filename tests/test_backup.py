@@ -45,6 +45,7 @@ from whatsapp.models import (
 from whatsapp.services import (
     backup,
     backup_file,
+    backup_rows,
     claims,
     credentials,
     pairing,
@@ -980,7 +981,7 @@ def test_a_backup_is_of_one_moment_whatever_is_written_meanwhile():
         return execute(sql, params, many, context)
 
     with connection.execute_wrapper(write_first):
-        found = credentials.export(salon)
+        found = backup_rows.export(salon)
     assert found is not None
     assert found.written >= 1
     session_key = next(

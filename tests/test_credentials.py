@@ -18,7 +18,7 @@ from tests.factories import (
     stored_rows,
 )
 from whatsapp.models import ArchivedCredentials, AuditEvent, WhatsAppAuth, WhatsAppKey
-from whatsapp.services import credentials, sessions
+from whatsapp.services import archives, credentials, sessions
 from whatsapp.services.credentials import CredsState
 
 pytestmark = pytest.mark.django_db
@@ -225,11 +225,11 @@ def test_the_archive_is_purged_when_its_time_is_over(settings):
     store_creds(salon)
     with sessions.locked(salon):
         credentials.archive(salon, "replaced")
-    assert credentials.purge_archive() == 0
+    assert archives.purge() == 0
     ArchivedCredentials.objects.update(
         archived_at=Now() - timedelta(days=31), purge_at=Now() - timedelta(days=1)
     )
-    assert credentials.purge_archive() == 1
+    assert archives.purge() == 1
 
 
 def test_an_archive_entry_must_be_kept_for_a_while():

@@ -24,6 +24,7 @@ from whatsapp.models import Salon, WhatsAppSession
 from whatsapp.phones import mask_phone
 from whatsapp.roles import Action
 from whatsapp.services import (
+    archives,
     credentials,
     reports,
     salons,
@@ -286,7 +287,7 @@ class SalonPageAdmin(OwnRowsAdmin):
                 return self._back(salon)
             return self._answer(request, salon, f"restore {outcome}")
         # Ids come from outside, and not every number fits into the column.
-        entries = {entry.pk: entry for entry in credentials.restorable(salon)}
+        entries = {entry.pk: entry for entry in archives.restorable(salon)}
         if entry_id not in entries:
             return self._answer(request, salon, f"restore {Restored.GONE}")
         entry = entries[entry_id]
@@ -459,7 +460,7 @@ def _archive(salon: Salon, allowed: frozenset[Action]) -> list[dict[str, Any]]:
                 "admin:whatsapp_salon_restore", args=[salon.pk, entry.pk]
             ),
         }
-        for entry in credentials.restorable(salon)
+        for entry in archives.restorable(salon)
     ]
 
 

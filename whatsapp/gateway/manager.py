@@ -45,6 +45,7 @@ from whatsapp.gateway.teller import Teller
 from whatsapp.gateway.web_version import WebVersions
 from whatsapp.services import (
     api_answers,
+    archives,
     attempts,
     claims,
     credentials,
@@ -405,7 +406,7 @@ class SessionManager:
             layer = get_channel_layer()
             try:
                 await self.services(credentials.clear_expiry)
-                await self.services(credentials.purge_archive)
+                await self.services(archives.purge)
                 await self.services(timeline.purge)
                 await self.services(api_answers.purge)
                 await self.services(gateways.purge)

@@ -82,6 +82,11 @@ class SealingKey(models.Model):
     def __str__(self) -> str:
         return self.kid
 
+    @staticmethod
+    def note(kid: str) -> None:
+        """Remember that something is sealed with a key, for when somebody drops it."""
+        SealingKey.objects.bulk_create([SealingKey(kid=kid)], ignore_conflicts=True)
+
 
 class ArchivedCredentials(models.Model):
     """Creds and keys that were replaced, kept for a while so they can be restored."""

@@ -22,9 +22,18 @@ from django.db import DataError
 from whatsapp import events
 from whatsapp.models import AuditEvent, PairingAttempt, Salon, WhatsAppSession
 from whatsapp.phones import device_from_jid, mask_phone, phone_from_jid, same_phone
-from whatsapp.services import audit, backup_file, claims, credentials, sessions
+from whatsapp.services import (
+    archives,
+    audit,
+    backup_file,
+    backup_rows,
+    claims,
+    credentials,
+    sessions,
+)
 from whatsapp.services.backup_file import BackupError, Damaged, Passphrase
-from whatsapp.services.credentials import CredsState, Exported
+from whatsapp.services.backup_rows import Exported
+from whatsapp.services.credentials import CredsState
 from whatsapp.services.sealing import SealingError
 
 Status = WhatsAppSession.Status
@@ -81,7 +90,7 @@ def take(salon: Salon, actor: str) -> Backup:
         BackupError: no phone is linked, or what is stored cannot be opened.
     """
     try:
-        found = credentials.export(salon)
+        found = backup_rows.export(salon)
     except SealingError as error:
         raise BackupError(f"{salon.session_id} cannot be read: {error}.") from None
     if found is None:
@@ -270,7 +279,7 @@ def restore(
 
 def _present(salon: Salon) -> Exported | SealingError | None:
     try:
-        return credentials.export(salon)
+        return backup_rows.export(salon)
     except SealingError as error:
         return error
 
@@ -278,7 +287,7 @@ def _present(salon: Salon) -> Exported | SealingError | None:
 def _put(salon: Salon, backup: Backup, actor: str) -> bool:
     credentials.discard_half_paired(salon, actor, backup.phone)
     try:
-        return credentials.replace(
+        return backup_rows.replace(
             salon, ARCHIVED, backup.creds, backup.keys, backup.written_at
         )
     except DataError:
@@ -309,7 +318,7 @@ def _refused(
         Refusal.PHONE_ELSEWHERE: _is_live_elsewhere(salon, backup.phone),
         Refusal.DEVICE_ELSEWHERE: bool(credentials.holders(salon, backup.me)),
         **_newer(backup, present),
-        Refusal.NEWER_ARCHIVED: credentials.newer_in_archive(
+        Refusal.NEWER_ARCHIVED: archives.has_newer(
             salon, backup.phone, backup.taken_at
         ),
     }

@@ -11,6 +11,7 @@ from django.db import connection, transaction
 
 from whatsapp.models import Salon, WhatsAppSession
 from whatsapp.services import (
+    archives,
     credentials,
     gateways,
     growth,
@@ -50,8 +51,8 @@ def kinds() -> list[Kind]:
         Kind(
             "archive",
             "archived links whose time is over",
-            credentials.purge_archive(dry_run=True),
-            lambda _actor: iter([credentials.purge_archive()]),
+            archives.purge(dry_run=True),
+            lambda _actor: iter([archives.purge()]),
         ),
         Kind(
             "status_changes",

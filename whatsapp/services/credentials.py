@@ -8,22 +8,17 @@ phone; never by an error. With ``CREDENTIAL_ENCRYPTION_KEYS`` they are stored se
 
 import hashlib
 import logging
-import zlib
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
-from typing import Any
 
 import orjson
-from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import QuerySet
-from django.db.models.functions import Now
 
 from whatsapp import alerts
 from whatsapp.models import ArchivedCredentials, Salon, SealingKey
 from whatsapp.phones import device_from_jid, mask_phone, phone_from_jid, same_phone
-from whatsapp.services import audit, sealing
+from whatsapp.services import archives, audit, sealing
 from whatsapp.services.sealing import SealingError
 
 logger = logging.getLogger(__name__)
@@ -53,19 +48,6 @@ class StoredCreds:
 
 ABSENT = StoredCreds(CredsState.ABSENT)
 
-# Keys that were written at the same instant must not be half archived: FOR UPDATE on
-# the session row (every caller holds it) keeps fenced writers out meanwhile.
-# Archived as they lie, so that a lost key keeps nobody from linking a phone anew.
-_ARCHIVE_SQL = """
-SELECT jsonb_build_object(
-    'creds', creds,
-    'keys', coalesce((
-        SELECT jsonb_agg(jsonb_build_object('t', key_type, 'i', key_id, 'v', value))
-        FROM whatsapp_keys WHERE company_id = a.company_id
-    ), '[]'::jsonb)
-)::text
-FROM whatsapp_auth a WHERE company_id = %s
-"""
 _INDEX_SQL = """
 INSERT INTO whatsapp_credsindex (company_id, state, jid, device, kid)
 VALUES (%s, %s, %s, %s, %s)
@@ -259,17 +241,17 @@ def swap(salon: Salon, creds: str, keys: str | None, phone: str) -> None:
     if identify(creds).state is not CredsState.LINKED:
         raise ValueError("These creds are not those of a linked device.")
     archive(salon, "replaced")
-    _insert(salon, creds, keys)
+    insert(salon, creds, keys)
     audit.record(salon.pk, audit.SYSTEM, "linked", phone=mask_phone(phone))
 
 
-def _insert(salon: Salon, creds: str, keys: str | None) -> None:
+def insert(salon: Salon, creds: str, keys: str | None) -> None:
     """Store creds and keys (plain JSON text) where nothing is stored."""
     company_id = salon.session_id
     with transaction.atomic(), connection.cursor() as cursor:
         if sealing.is_enabled():
             identity, kid = identify(creds), sealing.current_kid()
-            note_key(kid)
+            SealingKey.note(kid)
             cursor.execute(
                 _INDEX_SQL,
                 [company_id, identity.state.value, identity.jid, identity.device, kid],
@@ -281,109 +263,6 @@ def _insert(salon: Salon, creds: str, keys: str | None) -> None:
             cursor.execute(
                 _INSERT_KEYS_SQL, [company_id, sealing.seal_keys(company_id, keys)]
             )
-
-
-def note_key(kid: str) -> None:
-    """Remember that something is sealed with a key, for when somebody drops it."""
-    SealingKey.objects.bulk_create([SealingKey(kid=kid)], ignore_conflicts=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Exported:
-    """A link as it was stored at one moment, and what its session said then."""
-
-    creds: str = field(repr=False)
-    keys: str = field(repr=False)
-    """Plain JSON text of ``[{"t": type, "i": id, "v": value}, …]``, as for a swap."""
-    taken_at: datetime
-    written_at: datetime
-    """When creds or keys were last written."""
-    status: str
-    owner: str
-    epoch: int
-    written: int
-
-
-# One statement, so one snapshot: what a gateway stores meanwhile is in it with its creds
-# and all its keys, or not at all. As text, since PostgreSQL takes no more than 256 MB of
-# elements in one JSON value, and text carries every number as it is written.
-_EXPORT_SQL = """
-SELECT a.creds::text, k.keys, statement_timestamp(),
-       coalesce(greatest(a.updated_at, k.updated_at), statement_timestamp()),
-       coalesce(s.status, 'unlinked'), coalesce(s.owner, ''), coalesce(s.epoch, 0),
-       coalesce(s.written, 0)
-FROM whatsapp_auth a
-CROSS JOIN LATERAL (
-    SELECT '[' || coalesce(string_agg(
-        jsonb_build_object('t', key_type, 'i', key_id, 'v', value)::text, ','
-        ORDER BY key_type, key_id
-    ), '') || ']' AS keys, max(updated_at) AS updated_at
-    FROM whatsapp_keys WHERE company_id = a.company_id
-) k
-LEFT JOIN whatsapp_whatsappsession s ON s.salon_id = %s
-WHERE a.company_id = %s
-"""
-
-
-def export(salon: Salon) -> Exported | None:
-    """Return what is stored for a salon, opened; None if no phone is linked.
-
-    Raises:
-        SealingError: a part of it cannot be opened.
-    """
-    if not stored(salon).linked:
-        return None
-    company_id = salon.session_id
-    with connection.cursor() as cursor:
-        cursor.execute(_EXPORT_SQL, [salon.pk, company_id])
-        row = cursor.fetchone()
-    if row is None:
-        return None
-    creds, keys, *facts = row
-    return Exported(
-        sealing.unseal_creds(company_id, creds),
-        sealing.unseal_keys(company_id, keys),
-        *facts,
-    )
-
-
-def replace(
-    salon: Salon, reason: str, creds: str, keys: str, written_at: datetime
-) -> bool:
-    """Put an exported link in place of whatever is there.
-
-    Args:
-        salon: its session row must be locked by the running transaction.
-        reason: for what goes to the archive.
-        creds: as :func:`export` gave them.
-        keys: as :func:`export` gave them.
-        written_at: when they were last written; they become no newer by it.
-
-    Returns:
-        Whether there was a link, which is in the archive now.
-
-    Raises:
-        ValueError: the creds are not those of a linked device.
-    """
-    if identify(creds).state is not CredsState.LINKED:
-        raise ValueError("These creds are not those of a linked device.")
-    was_linked = archive(salon, reason)
-    _insert(salon, creds, keys)
-    with connection.cursor() as cursor:
-        for table in ("whatsapp_auth", "whatsapp_keys"):
-            cursor.execute(
-                f"UPDATE {table} SET updated_at = %s WHERE company_id = %s",  # noqa: S608
-                [written_at, salon.session_id],
-            )
-    return was_linked
-
-
-def newer_in_archive(salon: Salon, phone: str, since: datetime) -> bool:
-    """Say whether a link of ``phone`` was in use after ``since`` and is in the archive."""
-    # Those others had not been in use when they went to the archive.
-    entries = restorable(salon).exclude(reason__in=["duplicate", "restored"])
-    phones = entries.filter(archived_at__gt=since).values_list("phone", flat=True)
-    return any(same_phone(phone, other) for other in phones)
 
 
 _HOLDERS_SQL = """
@@ -420,24 +299,7 @@ def archive_as(salon: Salon, company_id: str, reason: str) -> bool:
     """
     creds = stored_as(company_id)
     if creds.linked:
-        with connection.cursor() as cursor:
-            cursor.execute(_ARCHIVE_SQL, [company_id])
-            (text,) = cursor.fetchone()
-        kid, payload = "", zlib.compress(text.encode(), level=1)
-        if sealing.is_enabled():
-            kid, payload = sealing.seal_bytes(
-                salon.session_id, sealing.ARCHIVE, payload
-            )
-            note_key(kid)
-        ArchivedCredentials.objects.create(
-            salon=salon,
-            phone=creds.phone,
-            reason=reason,
-            purge_at=Now() + timedelta(days=settings.WHATSAPP_ARCHIVE_DAYS),
-            encrypted=bool(kid),
-            kid=kid,
-            payload=payload,
-        )
+        archives.add(salon, company_id, creds.phone, reason)
     delete_rows_as(company_id)
     return creds.linked
 
@@ -462,25 +324,12 @@ def restore(
     """
     if stored(salon).linked:
         return False
-    entry = restorable(salon).first()
+    entry = archives.restorable(salon).first()
     if entry is None or (only_reason and entry.reason != only_reason):
         return False
     if since is not None and entry.archived_at < since:
         return False
     return put_back(salon, actor, entry)
-
-
-def restorable(salon: Salon) -> QuerySet[ArchivedCredentials]:
-    """Return the archived links that may be brought back, the latest first.
-
-    Without their payload: nobody needs it before one is chosen.
-    """
-    return (
-        ArchivedCredentials.objects.filter(salon=salon)
-        .exclude(reason="refused")
-        .defer("payload")
-        .order_by("-id")
-    )
 
 
 def put_back(salon: Salon, actor: str, entry: ArchivedCredentials) -> bool:
@@ -495,7 +344,7 @@ def put_back(salon: Salon, actor: str, entry: ArchivedCredentials) -> bool:
         False if it cannot be read; nothing has changed.
     """
     try:
-        creds, keys = _read(entry)
+        creds, keys = archives.read(entry)
     except SealingError as error:
         logger.error(  # noqa: TRY400 (it says all)
             "%s: the archived creds cannot be opened: %s",
@@ -505,53 +354,10 @@ def put_back(salon: Salon, actor: str, entry: ArchivedCredentials) -> bool:
         )
         return False
     _delete_rows(salon)
-    _insert(salon, creds, keys)
+    insert(salon, creds, keys)
     entry.delete()
     audit.record(salon.pk, actor, "restored", phone=mask_phone(entry.phone))
     return True
-
-
-def _read(entry: ArchivedCredentials) -> tuple[str, str]:
-    """Return creds and keys (plain JSON text) of an archived link."""
-    return _unpacked(entry.salon, opened(entry))
-
-
-def _unpacked(salon: Salon, payload: bytes) -> tuple[str, str]:
-    company_id, content = salon.session_id, orjson.loads(zlib.decompress(payload))
-    return (
-        sealing.unseal_creds(company_id, _text(content["creds"])),
-        sealing.unseal_keys(company_id, _text(content["keys"])),
-    )
-
-
-def repacked(salon: Salon, payload: bytes) -> bytes:
-    """Return an archive's compressed content with every row in it opened.
-
-    Raises:
-        SealingError: one of them cannot be.
-    """
-    creds, keys = _unpacked(salon, payload)
-    return zlib.compress(f'{{"creds":{creds},"keys":{keys}}}'.encode(), level=1)
-
-
-def _text(value: Any) -> str:
-    return orjson.dumps(value).decode()
-
-
-def opened(entry: ArchivedCredentials) -> bytes:
-    """Return the compressed content of an archived link; rows in it as they lay.
-
-    Raises:
-        SealingError: it cannot be opened.
-    """
-    payload = bytes(entry.payload)
-    if entry.kid:
-        return sealing.unseal_bytes(
-            entry.salon.session_id, sealing.ARCHIVE, entry.kid, payload
-        )
-    if entry.encrypted:
-        return sealing.unseal_fernet(payload)
-    return payload
 
 
 def erase(salon: Salon) -> None:
@@ -578,28 +384,6 @@ def clear_expiry() -> None:
         cursor.execute(
             "UPDATE whatsapp_keys SET expires_at = NULL WHERE expires_at IS NOT NULL"
         )
-
-
-PURGE_BATCH = 100
-"""An archived link has about a megabyte."""
-
-
-def purge_archive(*, dry_run: bool = False) -> int:
-    """Delete archived creds whose time is over, a batch at a time.
-
-    Args:
-        dry_run: delete nothing.
-
-    Returns:
-        How many went, or would go.
-    """
-    over = ArchivedCredentials.objects.filter(purge_at__lt=Now())
-    if dry_run:
-        return over.count()
-    deleted = 0
-    while pks := list(over.values_list("pk", flat=True)[:PURGE_BATCH]):
-        deleted += ArchivedCredentials.objects.filter(pk__in=pks).delete()[0]
-    return deleted
 
 
 def delete_rows_as(company_id: str) -> int:

@@ -21,7 +21,7 @@ from whatsapp.models import (
     SealingKey,
     WhatsAppSession,
 )
-from whatsapp.services import audit, credentials, sealing, sessions
+from whatsapp.services import archives, audit, credentials, sealing, sessions
 from whatsapp.services.sealing import SealingError
 
 logger = logging.getLogger(__name__)
@@ -142,7 +142,7 @@ def change(actor: str, failed: dict[str, str], *, seal: bool = True) -> Iterator
     """
     kid = sealing.current_kid() if seal else PLAIN
     if kid:
-        credentials.note_key(kid)
+        SealingKey.note(kid)
     done = 0
     for salon in Salon.objects.order_by("pk").iterator(chunk_size=BATCH):
         try:
@@ -222,7 +222,7 @@ def _change_archive(salon: Salon, pk: int, kid: str) -> int:
         if entry is None or (entry.kid == kid and (kid or not entry.encrypted)):
             return 0
         entry.salon = salon
-        entry.payload = credentials.repacked(salon, credentials.opened(entry))
+        entry.payload = archives.repacked(salon, archives.opened(entry))
         entry.kid, entry.encrypted = kid, bool(kid)
         if kid:
             _kid, entry.payload = sealing.seal_bytes(

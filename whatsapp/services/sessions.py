@@ -12,7 +12,7 @@ from django.db.models.functions import Now
 from whatsapp import events
 from whatsapp.errors import ErrorCode, WhatsAppError
 from whatsapp.models import PairingAttempt, Salon, WhatsAppSession
-from whatsapp.services import audit, credentials
+from whatsapp.services import archives, audit, credentials
 from whatsapp.services.credentials import StoredCreds
 
 Status = WhatsAppSession.Status
@@ -228,7 +228,7 @@ def restore(salon: Salon, actor: str, entry_id: int) -> Restored:
     with locked(salon) as session:
         if credentials.stored(salon).linked:
             return Restored.LINKED
-        entry = credentials.restorable(salon).filter(pk=entry_id).first()
+        entry = archives.restorable(salon).filter(pk=entry_id).first()
         if entry is None:
             return Restored.GONE
         # The row, not the caller's object: support may just have changed its mind.
