@@ -35,7 +35,7 @@ from tests.test_docs import our_commands
 from tests.test_service_health import living_gateway
 from whatsapp.management.salon_command import TablesCommand
 from whatsapp.models import AuditEvent, Salon, WhatsAppSession
-from whatsapp.services import looks, pairing, reports, sessions, tokens
+from whatsapp.services import looks, pairing, proofs, reports, sessions, tokens
 
 pytestmark = pytest.mark.django_db
 
@@ -101,7 +101,7 @@ def test_status_calls_nothing_open_that_nobody_runs():
     lost, silent = make_salon(), make_salon()
     for salon, phone in ((lost, PHONE), (silent, OTHER_PHONE)):
         link(salon, phone)
-    sessions.record_alive({silent.pk: 600.0})
+    proofs.record({silent.pk: 600.0})
     with run_by_a_gateway(silent):
         found = json.loads(_run("whatsapp_status", "--json")[0])
     told = {

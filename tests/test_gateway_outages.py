@@ -28,7 +28,7 @@ from tests.gateway_fixtures import (
 )
 from whatsapp.errors import ErrorCode
 from whatsapp.gateway import SessionManager, ownership
-from whatsapp.services import attempts, claims, sessions
+from whatsapp.services import attempts, claims, proofs, sessions
 
 __all__ = ["clean_database", "simulator", "world"]
 
@@ -383,11 +383,11 @@ async def test_an_open_status_is_taken_back_only_where_no_gateway_stands_behind_
         " WHERE salon_id = %s",
         nobodys.pk,
     )
-    assert await world.call(claims.demote_unowned) == [nobodys.pk]
+    assert await world.call(proofs.demote_unowned) == [nobodys.pk]
     # Nobody wants it to run: who stopped it gets what he asked for.
     assert (await nobodys.snapshot())["status"] == "stopped"
     assert (await ours.snapshot())["status"] == "open"
-    assert await world.call(claims.demote_unowned) == []
+    assert await world.call(proofs.demote_unowned) == []
 
 
 # The channel layer --------------------------------------------------------------------

@@ -21,7 +21,7 @@ from tests.factories import (
     run_by_a_gateway,
 )
 from whatsapp.models import PairingAttempt, Salon
-from whatsapp.services import claims, looks, pairing, sessions
+from whatsapp.services import looks, pairing, proofs
 
 pytestmark = pytest.mark.django_db
 
@@ -89,7 +89,7 @@ def test_a_session_that_nobody_has_heard_for_long_is_called_connected_nowhere(
 ):
     salon = make_salon()
     link(salon)
-    sessions.record_alive({salon.pk: claims.SILENT_SECONDS + 1})
+    proofs.record({salon.pk: proofs.SILENT_SECONDS + 1})
     with run_by_a_gateway(salon):
         assert read(salon) == "degraded"
 

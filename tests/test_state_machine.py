@@ -49,7 +49,7 @@ from whatsapp.engine import (
 from whatsapp.errors import WhatsAppError
 from whatsapp.gateway import ownership
 from whatsapp.models import Salon, WhatsAppSession
-from whatsapp.services import attempts, claims, pairing, sessions
+from whatsapp.services import attempts, claims, pairing, proofs, sessions
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(0)]
 
@@ -549,7 +549,7 @@ class Salons(RuleBasedStateMachine):
     @rule()
     def pages_look(self) -> None:
         self.ask(attempts.expire_overdue)
-        self.ask(claims.demote_unowned)
+        self.ask(proofs.demote_unowned)
         self.settle(None)
 
     def _calm(self) -> None:

@@ -26,7 +26,7 @@ from whatsapp.board import Board, ListPage
 from whatsapp.errors import ErrorCode, WhatsAppError
 from whatsapp.events import Snapshot
 from whatsapp.listener import Listener, Troubles
-from whatsapp.services import attempts, claims, logins, sessions
+from whatsapp.services import attempts, logins, proofs, sessions
 from whatsapp.services.logins import Login, Rights
 
 logger = logging.getLogger(__name__)
@@ -371,7 +371,7 @@ def _read(
     attempts.expire_overdue()
     if watched is not None:
         sessions.watch(watched)
-        claims.demote_unowned()  # gateways do it too, while there are any
+        proofs.demote_unowned()  # gateways do it too, while there are any
     changed = [
         pk
         for pk, revision in events.revisions(list(told)).items()

@@ -53,7 +53,7 @@ from whatsapp.services import (
     gateways,
     growth,
     metrics,
-    sessions,
+    proofs,
     timeline,
 )
 from whatsapp.services.claims import Work
@@ -322,8 +322,8 @@ class SessionManager:
                     await self._look_at_changed()
                     await self.claimer.claim_all()
                     await self._share()
-                await self.services(claims.demote_unowned)
-                await self.services(claims.demote_silent)
+                await self.services(proofs.demote_unowned)
+                await self.services(proofs.demote_silent)
             except (LocksLost, *DATABASE_ERRORS) as error:
                 logger.warning(
                     "Cannot look: %s", type(error).__name__, extra=DATABASE_AWAY
@@ -506,7 +506,7 @@ class SessionManager:
                 continue
             ages = {pk: now - seen for pk, seen in heard.items()}
             try:
-                await self.services(sessions.record_alive, ages)
+                await self.services(proofs.record, ages)
                 stored |= heard
             except DATABASE_ERRORS as error:
                 logger.warning(

@@ -113,29 +113,18 @@ def _work(row: tuple[Any, ...]) -> Work:
     )
 
 
-_NOT_LOCKED = """NOT EXISTS (
+# Of a session s: no gateway has the salon.
+NOT_LOCKED = """NOT EXISTS (
     SELECT FROM pg_locks l
     WHERE l.locktype = 'advisory' AND l.classid = %(lock_class)s
       AND l.objid = s.salon_id AND l.objsubid = 2 AND l.granted
       AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 )"""
 
-_LONG_UP = "now() - pg_postmaster_start_time() > make_interval(secs => %(grace)s)"
+LONG_UP = "now() - pg_postmaster_start_time() > make_interval(secs => %(grace)s)"
 
 # Whose owner of before may still come back for it is left to him.
-_MAY_TAKE = f"(s.owner IN ('', %(owner)s) OR (NOT %(patient)s::boolean AND {_LONG_UP}))"
-
-LEFT_SECONDS = 5.0
-"""A salon that was given up, for another gateway to connect it, is connected by then."""
-
-_PROMISED = """(s.status IN ('open', 'degraded') OR (
-    s.status = 'connecting' AND s.since < now() - make_interval(secs => %(left)s)
-) OR (s.status IN ('connecting', 'reconnecting') AND NOT s.wanted))"""
-
-_UNOWNED_SQL = (
-    "SELECT s.salon_id, s.epoch FROM whatsapp_whatsappsession s"  # noqa: S608
-    f" WHERE {_PROMISED} AND {_NOT_LOCKED} AND {_LONG_UP}"
-)
+_MAY_TAKE = f"(s.owner IN ('', %(owner)s) OR (NOT %(patient)s::boolean AND {LONG_UP}))"
 
 # A salon wants a gateway when a link is being tried, when a linked session should run,
 # or when its status promises a gateway at work although none is.
@@ -145,7 +134,7 @@ FROM whatsapp_whatsappsession s
 JOIN whatsapp_salon salon ON salon.id = s.salon_id
 LEFT JOIN whatsapp_pairingattempt a ON a.salon_id = s.salon_id AND a.finished_at IS NULL
 LEFT JOIN whatsapp_credsindex creds ON creds.company_id = 'company_' || salon.salon_id
-WHERE {_NOT_LOCKED} AND {_MAY_TAKE}
+WHERE {NOT_LOCKED} AND {_MAY_TAKE}
 AND (
     a.id IS NOT NULL
     OR s.status = ANY(%(running)s)
@@ -184,7 +173,7 @@ def candidates(limit: int, owner: str = "", *, patient: bool = False) -> list[in
 
 
 _IS_HELD_SQL = (
-    f"SELECT NOT ({_NOT_LOCKED}) OR (s.owner <> '' AND NOT {_LONG_UP})"  # noqa: S608
+    f"SELECT NOT ({NOT_LOCKED}) OR (s.owner <> '' AND NOT {LONG_UP})"  # noqa: S608
     " FROM whatsapp_whatsappsession s WHERE s.salon_id = %(salon)s"
 )
 
@@ -200,125 +189,9 @@ def is_held(salon_pk: int) -> bool:
     return bool(row and row[0])
 
 
-# Rows that are busy are skipped: somebody is just changing them.
-_DEMOTE_SQL = """
-WITH free AS (
-    SELECT s.salon_id FROM whatsapp_whatsappsession s
-    JOIN unnest(%s::int[], %s::int[]) AS seen(salon_id, epoch)
-        ON s.salon_id = seen.salon_id AND s.epoch = seen.epoch
-    WHERE s.status IN ('open', 'degraded', 'connecting', 'reconnecting')
-    FOR UPDATE OF s SKIP LOCKED
-)
-UPDATE whatsapp_whatsappsession s
-SET status = CASE WHEN s.wanted THEN 'reconnecting' ELSE 'stopped' END,
-    reason = CASE WHEN s.wanted THEN 'gateway_lost' ELSE '' END,
-    retry_at = NULL, since = now(), revision = s.revision + 1
-FROM free WHERE s.salon_id = free.salon_id RETURNING s.salon_id
-"""
-
-
 def forget_owners() -> None:
     """Note that no gateway of before is alive: the database has just begun, with us."""
     WhatsAppSession.objects.exclude(owner="").update(owner="")
-
-
-def demote_unowned(grace: float | None = None) -> list[int]:
-    """Take back the word "connected" where no gateway stands behind it any more.
-
-    A gateway's locks end with it, and so do its sockets; without this the status
-    would go on promising what died with it. Who was to be stopped is stopped by that.
-    Any process may call it.
-
-    Args:
-        grace: seconds since the start of the database in which its owners may still
-            come back; None: GRACE_SECONDS.
-
-    Returns:
-        The primary keys of the salons that it concerned.
-    """
-    with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute(
-            _UNOWNED_SQL,
-            {
-                "lock_class": LOCK_CLASS,
-                "grace": GRACE_SECONDS if grace is None else grace,
-                "left": LEFT_SECONDS,
-            },
-        )
-        unowned = cursor.fetchall()
-        if not unowned:
-            return []
-        # A gateway that has claimed a salon meanwhile has raised its epoch.
-        pks, epochs = zip(*unowned, strict=True)
-        cursor.execute(_DEMOTE_SQL, [list(pks), list(epochs)])
-        demoted = [row[0] for row in cursor.fetchall()]
-        for pk in demoted:
-            events.publish(pk)
-    return demoted
-
-
-SILENT_SECONDS = 90.0
-"""No proof of life is older while a gateway says "open": it notices long before."""
-
-_IS_SILENT = """
-status = 'open' AND coalesce(last_alive_at, since) < now() - make_interval(secs => %(silent)s)
-"""
-
-_SILENT_SQL = f"""
-WITH free AS (
-    SELECT salon_id FROM whatsapp_whatsappsession WHERE {_IS_SILENT}
-    FOR UPDATE SKIP LOCKED
-)
-UPDATE whatsapp_whatsappsession s
-SET status = 'degraded', reason = 'silent', since = now(), revision = s.revision + 1
-FROM free WHERE s.salon_id = free.salon_id RETURNING s.salon_id
-"""  # noqa: S608
-
-
-def demote_silent(seconds: float = SILENT_SECONDS) -> list[int]:
-    """Take back the word "connected" where nobody has proved it for too long.
-
-    A gateway that hangs may go on holding its locks for a while. Any process may call
-    it.
-
-    Returns:
-        The primary keys of the salons that it concerned.
-    """
-    with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute(_SILENT_SQL, {"silent": seconds})
-        demoted = [row[0] for row in cursor.fetchall()]
-        for pk in demoted:
-            events.publish(pk)
-    return demoted
-
-
-_ARE_SOME_UNPROVED_SQL = f"""
-SELECT EXISTS ({_UNOWNED_SQL}), EXISTS (
-    SELECT FROM whatsapp_whatsappsession WHERE {_IS_SILENT}
-)
-"""  # noqa: S608
-
-
-def demote_unproved() -> None:
-    """Do both, :func:`demote_unowned` and :func:`demote_silent`, if there is need.
-
-    One query says that there is none.
-    """
-    with connection.cursor() as cursor:
-        cursor.execute(
-            _ARE_SOME_UNPROVED_SQL,
-            {
-                "lock_class": LOCK_CLASS,
-                "grace": GRACE_SECONDS,
-                "left": LEFT_SECONDS,
-                "silent": SILENT_SECONDS,
-            },
-        )
-        unowned, silent = cursor.fetchone()
-    if unowned:
-        demote_unowned()
-    if silent:
-        demote_silent()
 
 
 _SETTLE_LOST_SQL = """

@@ -10,7 +10,7 @@ from threading import Lock
 
 from django.conf import settings
 
-from whatsapp.services import attempts, claims
+from whatsapp.services import attempts, proofs
 
 _turn = Lock()
 _next = 0.0
@@ -37,4 +37,4 @@ def sweep() -> None:
     Two cheap queries, as long as everything is true.
     """
     attempts.expire_overdue()
-    claims.demote_unproved()
+    proofs.demote_unproved()

@@ -14,7 +14,7 @@ from whatsapp import metrics
 from whatsapp.errors import ErrorCode
 from whatsapp.metrics import OTHER, Metric
 from whatsapp.models import PairingAttempt, Salon
-from whatsapp.services import claims, gateways, growth, health, reports
+from whatsapp.services import gateways, growth, health, proofs, reports
 
 DATABASE_ERRORS = (OperationalError, InterfaceError, PoolTimeout)
 
@@ -47,8 +47,8 @@ def read() -> list[Family]:
         DATABASE_ERRORS: it does not answer.
     """
     began = time.perf_counter()
-    claims.demote_unowned()
-    claims.demote_silent()
+    proofs.demote_unowned()
+    proofs.demote_silent()
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(f"SET LOCAL statement_timeout = {STATEMENT_MS}")
         found = [

@@ -386,46 +386,6 @@ def record_logged_out(salon: Salon, epoch: int, reason: str) -> bool:
     return True
 
 
-# Never wait for rows that are busy, nor deadlock.
-_ALIVE = """
-WITH free AS (
-    SELECT s.salon_id, s.status = 'degraded' AS degraded, seen.age
-    FROM whatsapp_whatsappsession s
-    JOIN unnest(%s::int[], %s::float8[]) AS seen(salon_id, age)
-        ON s.salon_id = seen.salon_id
-    FOR UPDATE OF s SKIP LOCKED
-), proven AS (
-    UPDATE whatsapp_whatsappsession s
-    SET last_alive_at = now() - make_interval(secs => free.age)
-    FROM free WHERE s.salon_id = free.salon_id AND NOT degraded
-), restored AS (
-    UPDATE whatsapp_whatsappsession s
-    SET last_alive_at = now() - make_interval(secs => free.age),
-        status = 'open', reason = '', since = now(), revision = s.revision + 1
-    FROM free WHERE s.salon_id = free.salon_id AND degraded
-    RETURNING s.salon_id
-)
-SELECT salon_id FROM restored
-"""
-
-
-def record_alive(ages: dict[int, float]) -> list[int]:
-    """Store the last proof of life of many salons in one statement.
-
-    Args:
-        ages: primary key of the salon → seconds since its last frame from WhatsApp.
-
-    Returns:
-        Those that were taken for silent, and are called open again.
-    """
-    with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute(_ALIVE, [list(ages), list(ages.values())])
-        restored = [row[0] for row in cursor.fetchall()]
-        for pk in restored:
-            events.publish(pk)
-    return restored
-
-
 def watch(salon_pks: list[int]) -> None:
     """Note that pages of these salons are open now."""
     with transaction.atomic():

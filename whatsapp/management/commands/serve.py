@@ -23,7 +23,7 @@ from django.db.migrations.executor import MigrationExecutor
 from whatsapp import alerts
 from whatsapp.management.salon_command import database_errors
 from whatsapp.models import Salon
-from whatsapp.services import claims, salons, tokens
+from whatsapp.services import claims, proofs, salons, tokens
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
@@ -100,10 +100,10 @@ class Command(BaseCommand):
         self._migrate(allowed=embedded or migrate)
         # No page shall hear "connected" of a link that ended with the last run.
         if not embedded:
-            claims.demote_unowned()
+            proofs.demote_unowned()
             return []
         claims.forget_owners()
-        claims.demote_unowned(grace=0)
+        proofs.demote_unowned(grace=0)
         return self._first_steps(url)
 
     def _say(self, *lines: str) -> None:
