@@ -27,9 +27,9 @@ from whatsapp.services import (
     encryption,
     growth,
     health,
+    legacy,
     sealing,
     sessions,
-    takeover,
 )
 
 A, B = sealing.new_key(), sealing.new_key()
@@ -334,7 +334,7 @@ def test_a_sealed_link_and_an_old_copy_of_it_are_known_for_the_same(keys):
     _run()
     old = Salon(salon_id=4711)
     WhatsAppAuth.objects.create(company_id="4711", creds=factories.make_creds())
-    rows = {row.company_id: row for row in takeover._rows()}
+    rows = {row.company_id: row for row in legacy.rows()}
     assert rows["4711"].device == rows[salon.session_id].device != ""
     assert rows[salon.session_id].form == "sealed"
     assert old.session_id == salon.session_id

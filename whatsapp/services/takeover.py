@@ -8,11 +8,9 @@ lock of its session row and in one transaction, so it may be interrupted and rep
 Values are never rewritten: whoever reads them knows their three forms.
 """
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -21,84 +19,15 @@ from django.db import connection, transaction
 from whatsapp import events
 from whatsapp.models import PairingAttempt, Salon, WhatsAppSession
 from whatsapp.phones import mask_phone
-from whatsapp.services import audit, credentials, salons, sessions
+from whatsapp.services import audit, credentials, legacy, salons, sessions
 from whatsapp.services.credentials import CredsState, StoredCreds
+from whatsapp.services.legacy import Company, Row
 
 Status = WhatsAppSession.Status
 
 DUPLICATE = "duplicate"
 
-RECENT_MINUTES = 10
-"""Only the previous service puts dates on keys: one this fresh means that it runs."""
-
-UNINSTALLED = "uninstalled"
-
-
-def salon_number(company_id: str) -> int | None:
-    """Return the salon id in ``4217`` or ``company_4217``; None: it is no salon's."""
-    match = re.fullmatch(r"(?:company_)?([1-9][0-9]{0,17})", company_id, re.ASCII)
-    return int(match.group(1)) if match else None
-
-
-# --- what lies there ------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """What lies under one id: creds, keys, or both."""
-
-    company_id: str
-    creds: StoredCreds
-    device: str
-    """The same for two copies of one link, whatever form their values have."""
-    form: str
-    written_at: datetime | None
-    keys: int
-    dated: int
-    """Keys that have a date on which they expire."""
-
-
-_ROWS = """
-WITH auth AS (
-    SELECT company_id, state, jid, updated_at, device,
-           CASE WHEN creds ? 'sealed' THEN 'sealed'
-                WHEN jsonb_typeof(creds#>'{noiseKey,private,data}') = 'array'
-                THEN 'bytes'
-                WHEN jsonb_typeof(creds#>'{noiseKey,private,data}') = 'string'
-                THEN 'base64'
-                WHEN creds#>'{noiseKey,private}' ? '0' THEN 'index'
-                ELSE 'unknown' END AS form
-    FROM whatsapp_auth LEFT JOIN whatsapp_credsindex USING (company_id)
-    WHERE %(ids)s::text[] IS NULL OR company_id = ANY(%(ids)s)
-), keys AS (
-    SELECT company_id, count(*) AS total, count(expires_at) AS dated
-    FROM whatsapp_keys
-    WHERE %(ids)s::text[] IS NULL OR company_id = ANY(%(ids)s)
-    GROUP BY company_id
-)
-SELECT company_id, state, jid, device, form, updated_at,
-       coalesce(total, 0), coalesce(dated, 0)
-FROM auth FULL JOIN keys USING (company_id)
-ORDER BY company_id
-"""
-
-
-def _rows(company_ids: list[str] | None = None) -> list[Row]:
-    with connection.cursor() as cursor:
-        cursor.execute(_ROWS, {"ids": company_ids})
-        return [
-            Row(
-                row[0],
-                credentials.classify(row[1], row[2]),
-                row[3] or "",
-                row[4] or "",
-                *row[5:],
-            )
-            for row in cursor.fetchall()
-        ]
-
-
-# --- what is to be done with it -------------------------------------------------------
+# --- what is to be done ---------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,21 +149,21 @@ def survey() -> Survey:
     credentials.reindex()
     found = Survey()
     by_salon: dict[int, list[Row]] = defaultdict(list)
-    for row in _rows():
+    for row in legacy.rows():
         _note(found, row)
-        number = salon_number(row.company_id)
+        number = legacy.salon_number(row.company_id)
         if number is not None:
             by_salon[number].append(row)
     found.cases = _cases(by_salon)
     found.shared_devices = _shared_devices(by_salon)
-    found.recently_written = _recently_written()
-    found.backups = _backups()
+    found.recently_written = legacy.recently_written()
+    found.backups = legacy.backups()
     return found
 
 
 def _note(found: Survey, row: Row) -> None:
     found.keys += row.keys
-    if salon_number(row.company_id) is None:
+    if legacy.salon_number(row.company_id) is None:
         found.foreign.append(row.company_id)
         if row.creds.linked:
             found.foreign_linked.append(row.company_id)
@@ -272,7 +201,7 @@ WHERE salon.salon_id = ANY(%s)
 
 
 def _cases(by_salon: dict[int, list[Row]]) -> list[Case]:
-    companies = _companies()
+    companies = legacy.companies()
     with connection.cursor() as cursor:
         cursor.execute(_KNOWN, [list(by_salon)])
         known = {row[0]: row[1:] for row in cursor.fetchall()}
@@ -300,65 +229,12 @@ def _cases(by_salon: dict[int, list[Row]]) -> list[Case]:
     return cases
 
 
-@dataclass(slots=True)
-class _Company:
-    title: str = ""
-    has_left: bool = True
-
-
-# As JSON, because not every column is there in every version of that table.
-_COMPANIES = """
-SELECT row->>'yclients_id', row->>'company_id', row->>'title', row->>'integration_status'
-FROM (SELECT to_jsonb(c) - 'raw_data' AS row FROM companies c) rows
-ORDER BY row->>'integration_status' IS NOT DISTINCT FROM %s,
-         row->>'updated_at' DESC NULLS LAST
-"""
-
-
-def _companies() -> dict[int, _Company]:
-    """Return what the marketplace's table says, by salon id; it may not be there."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT to_regclass('companies') IS NOT NULL")
-        if not cursor.fetchone()[0]:
-            return {}
-        cursor.execute(_COMPANIES, [UNINSTALLED])
-        rows = cursor.fetchall()
-    companies: dict[int, _Company] = {}
-    for yclients_id, company_id, title, status in rows:
-        number = salon_number(yclients_id or company_id or "")
-        if number is None:
-            continue
-        company = companies.setdefault(number, _Company())
-        company.title = company.title or (title or "").strip()
-        company.has_left = company.has_left and status == UNINSTALLED
-    return companies
-
-
-def _better_title(number: int, title: str, company: _Company | None) -> str:
+def _better_title(number: int, title: str, company: Company | None) -> str:
     invented = f"Salon {number}"
     found = company.title[:255] if company else ""
     if not title:
         return found or invented
     return found if title == invented and found not in ("", invented) else ""
-
-
-def _recently_written() -> int:
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT count(*) FROM whatsapp_keys WHERE expires_at > now()"
-            " AND updated_at > now() - make_interval(mins => %s)",
-            [RECENT_MINUTES],
-        )
-        return int(cursor.fetchone()[0])
-
-
-def _backups() -> list[str]:
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT tablename FROM pg_tables"
-            " WHERE tablename ~ '^whatsapp_(auth|keys)_backup' ORDER BY 1"
-        )
-        return [row[0] for row in cursor.fetchall()]
 
 
 # --- doing it -------------------------------------------------------------------------
@@ -383,7 +259,7 @@ def carry_out(case: Case, actor: str) -> Outcome:
         with sessions.locked(salon) as session:
             if _in_use(session):
                 return Outcome.IN_USE
-            rows = _rows([salon.session_id, str(salon.salon_id)])
+            rows = legacy.rows([salon.session_id, str(salon.salon_id)])
             plan = decide(salon.salon_id, rows)
             if plan.is_empty and case.is_done:
                 return Outcome.GONE

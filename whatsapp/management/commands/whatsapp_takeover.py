@@ -9,7 +9,7 @@ from django.core.management.base import CommandError
 
 from whatsapp.management.progress import Progress
 from whatsapp.management.salon_command import ACTOR, INTERRUPTED, TablesCommand
-from whatsapp.services import takeover
+from whatsapp.services import legacy, takeover
 from whatsapp.services.takeover import Case, Outcome, Survey
 
 NAMED = 10
@@ -139,7 +139,7 @@ def _left_alone(found: Survey) -> list[str]:
     if found.recently_written:
         warnings.append(
             f"{found.recently_written} keys were written by the previous service within"
-            f" {takeover.RECENT_MINUTES} minutes: stop it, for good"
+            f" {legacy.RECENT_MINUTES} minutes: stop it, for good"
         )
     if found.backups:
         warnings.append(
