@@ -15,7 +15,7 @@ from prometheus_client.core import Metric as Family
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from whatsapp import metrics as catalogue
+from whatsapp import figures
 from whatsapp.services import metrics as tables
 from whatsapp.watcher import database
 
@@ -39,7 +39,7 @@ async def metrics(request: HttpRequest) -> HttpResponse:
         return HttpResponse(status=401, headers={"WWW-Authenticate": "Bearer"})
     encode, content_type = choose_encoder(request.headers.get("Accept", ""))
     registry = CollectorRegistry()
-    registry.register(_Families([*await _reader.read(), *catalogue.of_this_process()]))
+    registry.register(_Families([*await _reader.read(), *figures.of_this_process()]))
     return HttpResponse(
         encode(registry),
         content_type=content_type,

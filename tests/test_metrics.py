@@ -26,6 +26,7 @@ from tests.test_service_health import ENGINE, living_gateway
 from whatsapp import metrics
 from whatsapp.engine import DisconnectReason
 from whatsapp.engine.supervision import Cause
+from whatsapp.figures import of_gateways
 from whatsapp.gateway.database import conninfo
 from whatsapp.gateway.metrics import GatewayMetrics, Waits
 from whatsapp.models import (
@@ -430,7 +431,7 @@ def measured(figures: GatewayMetrics) -> Scrape:
     """Return a gateway's figures as they come out of its row."""
     snapshot = json.loads(json.dumps(figures.snapshot(0)))
     registry = CollectorRegistry()
-    registry.register(endpoint._Families(metrics.of_gateways({"a": snapshot})))
+    registry.register(endpoint._Families(of_gateways({"a": snapshot})))
     return Scrape(generate_latest(registry).decode())
 
 

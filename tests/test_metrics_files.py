@@ -11,7 +11,7 @@ import promql_parser as promql
 import pytest
 import yaml
 
-from whatsapp import metrics
+from whatsapp import figures, metrics
 from whatsapp.models import PairingAttempt, WhatsAppSession
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -65,7 +65,7 @@ def series() -> dict[str, set[str]]:
             names[f"{metric.name}_sum"] = names[f"{metric.name}_count"] = labels
         else:
             names[metric.name] = labels
-    for family in metrics.of_this_process():
+    for family in figures.of_this_process():
         for sample in family.samples:
             names.setdefault(sample.name, {*sample.labels, *OF_THE_SCRAPE})
     return names

@@ -4,9 +4,9 @@ import asyncio
 
 from prometheus_client import CollectorRegistry
 
-from whatsapp import metrics
+from whatsapp import figures, metrics
 from whatsapp.engine import DisconnectReason
-from whatsapp.metrics import Figures
+from whatsapp.figures import Figures
 from whatsapp.models import PairingAttempt, WhatsAppSession
 from whatsapp.services.claims import OpenAttempt, Work
 
@@ -67,10 +67,10 @@ class GatewayMetrics:
             waiting: sockets and codes that wait for their turn.
         """
         self._queue.set(waiting)
-        self._memory.set(metrics.resident_bytes())
+        self._memory.set(figures.resident_bytes())
         self._cpu.reset()
-        self._cpu.inc(metrics.cpu_seconds())
-        return metrics.snapshot(self._registry)
+        self._cpu.inc(figures.cpu_seconds())
+        return figures.snapshot(self._registry)
 
 
 def reason_label(reason: DisconnectReason) -> str:

@@ -10,7 +10,7 @@ from datetime import timedelta
 from django.db import connection
 from django.db.models.functions import Now
 
-from whatsapp.metrics import Figures
+from whatsapp.figures import Figures
 from whatsapp.models import Gateway
 from whatsapp.services.claims import LOCK_CLASS
 

@@ -10,7 +10,7 @@ from django.db import InterfaceError, OperationalError, connection, transaction
 from prometheus_client.core import Metric as Family
 from psycopg_pool import PoolTimeout
 
-from whatsapp import metrics
+from whatsapp import figures, metrics
 from whatsapp.errors import ErrorCode
 from whatsapp.metrics import OTHER, Metric
 from whatsapp.models import PairingAttempt, Salon
@@ -216,7 +216,7 @@ def _gateways(cursor: Any) -> Iterator[Family]:
     )
     yield _family(metrics.GATEWAY_LOOK, [((row[1],), row[2]) for row in alive])
     yield from _engines({row[1]: json.loads(row[3]) for row in alive})
-    yield from metrics.of_gateways({row[1]: json.loads(row[4]) for row in alive})
+    yield from figures.of_gateways({row[1]: json.loads(row[4]) for row in alive})
 
 
 _ENGINE_FIGURES = (
