@@ -23,7 +23,7 @@ from tests.factories import (
 )
 from tests.pages import PATH, Page, call, opened
 from tests.test_docs import event_names
-from whatsapp import events
+from whatsapp import events, statuses
 from whatsapp.consumers.base import CLOSE_CODES
 from whatsapp.consumers.marketplace import MarketplaceConsumer
 from whatsapp.errors import CATALOGUE, ErrorCode
@@ -245,7 +245,7 @@ def test_what_is_not_documented_would_be_found(name, wrong):
     link(salon)
     snapshot = events.snapshot(salon.pk)
     assert snapshot is not None
-    data = events.status_payload(snapshot)
+    data = statuses.payload(snapshot)
     assert validator(name).is_valid({"event": name, "data": data})
     assert not validator(name).is_valid({"event": name, "data": {**data, **wrong}})
     for field in data:

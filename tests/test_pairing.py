@@ -30,7 +30,7 @@ from tests.factories import (
     store_creds,
     stored_rows,
 )
-from whatsapp import events
+from whatsapp import statuses
 from whatsapp.errors import ErrorCode, WhatsAppError
 from whatsapp.models import (
     ArchivedCredentials,
@@ -618,7 +618,7 @@ def test_another_phone_than_expected_is_linked_and_told():
     for _ in range(2):  # also after a reconnect
         state = snapshot(salon)
         assert (state["status"], state["reason"]) == ("open", "WRONG_PHONE_LINKED")
-        assert events.status_payload(state)["action"] == "reset-whatsapp-credentials"
+        assert statuses.payload(state)["action"] == "reset-whatsapp-credentials"
         attempts.record_open(salon, epoch, PHONE)
     assert AuditEvent.objects.filter(action="phone_mismatch_cleanup").exists()
 

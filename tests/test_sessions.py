@@ -31,7 +31,7 @@ from tests.factories import (
     store_creds,
     stored_rows,
 )
-from whatsapp import events
+from whatsapp import events, statuses
 from whatsapp.models import AuditEvent, Membership, Salon, WhatsAppSession
 from whatsapp.services import attempts, claims, pairing, proofs, salons, sessions
 
@@ -384,7 +384,7 @@ def test_nobody_reads_open_where_nothing_was_proved_for_long():
     assert silent.session.reason == "silent"
     assert events.revisions([silent.pk]) != before
     assert proofs.demote_silent() == []
-    assert events.status_payload(snapshot(silent))["proofAge"] >= 91
+    assert statuses.payload(snapshot(silent))["proofAge"] >= 91
 
 
 def test_a_proof_of_life_makes_a_silent_session_open_again():
@@ -393,8 +393,8 @@ def test_a_proof_of_life_makes_a_silent_session_open_again():
     assert proofs.record({salon.pk: 1.0, stopped.pk: 1.0}) == [salon.pk]
     assert (status_of(salon), status_of(stopped)) == ("open", "stopped")
     assert events.revisions([salon.pk]) != before
-    assert events.status_payload(snapshot(salon), age=3)["proofAge"] in (4, 5)
-    assert events.status_payload(snapshot(stopped))["proofAge"] is None
+    assert statuses.payload(snapshot(salon), age=3)["proofAge"] in (4, 5)
+    assert statuses.payload(snapshot(stopped))["proofAge"] is None
 
 
 def test_what_a_gateway_has_closed_is_not_called_connected_and_anybodys():
@@ -520,7 +520,7 @@ def test_every_status_has_words_for_people(status, reason):
     salon = make_salon()
     with sessions.locked(salon) as session:
         sessions.set_status(session, status, reason)
-    data = events.status_payload(snapshot(salon))
+    data = statuses.payload(snapshot(salon))
     assert data["status"] == status
     assert data["message"]
     assert data["action"] in (

@@ -12,7 +12,7 @@ from typing import Protocol, TypeAlias
 import orjson
 from django.utils import translation
 
-from whatsapp import alerts, events
+from whatsapp import alerts, events, statuses
 from whatsapp.events import Snapshot
 from whatsapp.listener import Listener, Troubles
 
@@ -203,7 +203,7 @@ class Board:
         rows = self._rows.setdefault(pk, {})
         if language not in rows:
             with translation.override(language):
-                rows[language] = orjson.dumps(events.status_row(self._states[pk]))
+                rows[language] = orjson.dumps(statuses.row(self._states[pk]))
         return rows[language]
 
 

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 import segno
 from django.utils.translation import gettext as _
 
-from whatsapp import events
+from whatsapp import events, statuses
 from whatsapp.errors import ErrorCode, WhatsAppError, message_of
 from whatsapp.events import AttemptState, Snapshot
 from whatsapp.models import PairingAttempt, WhatsAppSession
@@ -135,7 +135,7 @@ def _attempt_news(before: AttemptState | None, snapshot: Snapshot) -> list[Event
 
 def status(snapshot: Snapshot) -> Event:
     """Return the ``status`` event."""
-    return events.STATUS, dict(events.status_payload(snapshot))
+    return events.STATUS, dict(statuses.payload(snapshot))
 
 
 def current_qr(snapshot: Snapshot) -> Event | None:

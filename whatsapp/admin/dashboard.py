@@ -11,7 +11,7 @@ from django.utils import formats
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
-from whatsapp import events
+from whatsapp import statuses
 from whatsapp.admin import cells
 from whatsapp.admin_site import is_support
 from whatsapp.models import Salon
@@ -98,7 +98,7 @@ def _trouble(trouble: Trouble) -> dict[str, Any]:
 
 def _sentence(status: str) -> str:
     """Return what the salon itself is told of a status."""
-    told = events.status_payload(
+    told = statuses.payload(
         {
             "salon": 0,
             "session_id": "",

@@ -13,7 +13,7 @@ from django.urls import URLPattern, path, reverse
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
-from whatsapp import events
+from whatsapp import events, statuses
 from whatsapp.admin import cells
 from whatsapp.admin.answers import ANSWERS
 from whatsapp.admin.base import OwnRowsAdmin
@@ -159,7 +159,7 @@ class SalonPageAdmin(OwnRowsAdmin):
             "subtitle": None,
             "status_socket": cells.SOCKET,
             "cells": _cells(salon),
-            "sentence": snapshot and events.status_payload(snapshot)["message"],
+            "sentence": snapshot and statuses.payload(snapshot)["message"],
             "why": words.reason(cells.session_of(salon).reason),
             "buttons": _buttons(salon, allowed),
             "may_link": Action.LINK in allowed,

@@ -8,7 +8,7 @@ from django.http import HttpRequest, HttpResponse
 from ninja import Query, Router
 from pydantic import Field
 
-from whatsapp import events
+from whatsapp import events, statuses
 from whatsapp.api.changes import IdempotencyKey, change
 from whatsapp.api.keys import key_of, salon_of
 from whatsapp.api.problems import responses
@@ -203,7 +203,7 @@ def represent(salon: Salon) -> Session:
 
 
 def _session(salon: Salon, state: Snapshot) -> Session:
-    told = events.status_payload(state)
+    told = statuses.payload(state)
     attempt = state["attempt"]
     return Session(
         salon_id=salon.salon_id,

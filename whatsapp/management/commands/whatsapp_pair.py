@@ -12,7 +12,7 @@ import segno
 from django.core.management.base import CommandError
 from django.utils import translation
 
-from whatsapp import events, page
+from whatsapp import events, page, statuses
 from whatsapp.errors import ErrorCode, WhatsAppError, message_of
 from whatsapp.events import AttemptState, Snapshot
 from whatsapp.management.salon_command import ACTOR, INTERRUPTED, SalonCommand
@@ -142,7 +142,7 @@ class Command(SalonCommand):
     def _tell_news(self, told: Told, snapshot: Snapshot, attempt: AttemptState) -> None:
         if attempt["stage"] != told.stage:
             told.stage = attempt["stage"]
-            payload = events.status_payload(snapshot)
+            payload = statuses.payload(snapshot)
             if not attempt["finished"]:
                 self._tell(
                     "attempt",
