@@ -98,3 +98,14 @@ def absolute(moment: datetime) -> str:
     """Return a moment for people, who see it where there is no script."""
     text = formats.date_format(moment.astimezone(UTC), "SHORT_DATETIME_FORMAT")
     return f"{text} UTC"
+
+
+def of_salon(salon: Salon) -> dict[str, str]:
+    """Return all cells of a salon that live, by name."""
+    return {
+        "status": status(salon),
+        "phone": phone(salon),
+        "since": since(salon),
+        "alive": alive(salon),
+        "owner": owner(salon),
+    }
