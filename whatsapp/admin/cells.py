@@ -101,7 +101,7 @@ def absolute(moment: datetime) -> str:
 
 
 def of_salon(salon: Salon) -> dict[str, str]:
-    """Return all cells of a salon that live, by name."""
+    """Return all live cells of a salon, by name."""
     return {
         "status": status(salon),
         "phone": phone(salon),

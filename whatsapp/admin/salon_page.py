@@ -13,7 +13,7 @@ from whatsapp.admin import cells
 from whatsapp.admin.forms import SalonForm
 from whatsapp.admin.salon_actions import SalonActionsAdmin, buttons
 from whatsapp.admin_site import actor, is_support, may_somewhere
-from whatsapp.models import Salon, WhatsAppSession
+from whatsapp.models import Salon
 from whatsapp.phones import mask_phone
 from whatsapp.roles import Action
 from whatsapp.services import (
@@ -24,8 +24,6 @@ from whatsapp.services import (
     timeline,
     words,
 )
-
-Status = WhatsAppSession.Status
 
 HISTORY_SIZE = 100
 
