@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from aiadmin import embedded
-from aiadmin.embedded import EmbeddedDatabase, EmbeddedError
+from aiadmin.embedded import EmbeddedDatabase, EmbeddedError, postgres, runner
 from tests.server import wait_until_gone
 
 ROOT = Path(__file__).parent.parent
@@ -164,7 +164,7 @@ def test_a_command_does_not_wait_for_ever(
     other = in_another_process(
         var, "database.connect(); print('up', flush=True); input()"
     )
-    monkeypatch.setattr(embedded, "WAIT_SECONDS", 0.2)
+    monkeypatch.setattr(postgres, "WAIT_SECONDS", 0.2)
     try:
         with pytest.raises(EmbeddedError, match="Another command"):
             database.connect()
@@ -249,23 +249,23 @@ def test_the_log_holds_no_statements(var: Path, database: EmbeddedDatabase):
 def test_root_runs_it_as_nobody_where_namespaces_are_forbidden(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(embedded, "_namespace", lambda _user: ())
+    monkeypatch.setattr(runner, "_namespace", lambda _user: ())
     # As in root's own home: neither our folder nor the programs can be reached.
-    monkeypatch.setattr(embedded, "_reachable", lambda _path: False)
-    monkeypatch.setattr(embedded, "SHARED", Path("/opt") / f"aiadmin-{tmp_path.name}")
+    monkeypatch.setattr(runner, "_reachable", lambda _path: False)
+    monkeypatch.setattr(runner, "SHARED", Path("/opt") / f"aiadmin-{tmp_path.name}")
     var = tmp_path / "closed" / "var"
     var.parent.mkdir(mode=0o700)
     database = EmbeddedDatabase(var, durable=False)
     try:
         for _ in range(2):
             assert ask(database.serve().url) == 1
-            (data,) = embedded.SHARED.glob("*/postgres")
+            (data,) = runner.SHARED.glob("*/postgres")
             assert data.owner() == "nobody"
-            assert len(list(embedded.SHARED.glob("programs-*"))) == 1
+            assert len(list(runner.SHARED.glob("programs-*"))) == 1
             database.stop()
     finally:
         database.stop()
-        shutil.rmtree(embedded.SHARED, ignore_errors=True)
+        shutil.rmtree(runner.SHARED, ignore_errors=True)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")

