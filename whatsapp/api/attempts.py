@@ -10,7 +10,7 @@ from ninja import Path, Query, Router
 from pydantic import Field
 
 from whatsapp.api.changes import IdempotencyKey, change
-from whatsapp.api.keys import key_of, salon_of
+from whatsapp.api.keys import asked_of, key_of, salon_of
 from whatsapp.api.problems import responses
 from whatsapp.api.representation import (
     BIGGEST,
@@ -25,7 +25,7 @@ from whatsapp.errors import ErrorCode, WhatsAppError, message_of
 from whatsapp.models import PairingAttempt, Salon
 from whatsapp.phones import MAX_TYPED_LENGTH, mask_phone
 from whatsapp.roles import Action
-from whatsapp.services import api_keys, pairing
+from whatsapp.services import pairing
 from whatsapp.services.pairing import Answer
 
 router = Router(tags=["attempts"], by_alias=True)
@@ -153,8 +153,7 @@ def request_code(
     """Scope `link`. 202: WhatsApp is being asked; the code is in the attempt as soon as
     its stage is `shown`. 200: this phone has a code that is still valid.
     """
-    found = salon_of(request, salon, Action.LINK)
-    who = api_keys.actor(key_of(request, Action.LINK))
+    found, who = asked_of(request, salon, Action.LINK)
 
     def act() -> tuple[int, Representation]:
         answer = pairing.request_code(found, wish.phone, who)
@@ -178,8 +177,7 @@ def request_qr(
     """Scope `link`. 202: the QR is in the attempt as soon as its stage is `shown`, and
     changes every 20 seconds or so. 200: one is shown already.
     """
-    found = salon_of(request, salon, Action.LINK)
-    who = api_keys.actor(key_of(request, Action.LINK))
+    found, who = asked_of(request, salon, Action.LINK)
     fresh = wish is not None and wish.fresh
 
     def act() -> tuple[int, Representation]:

@@ -69,3 +69,13 @@ def salon_of(request: HttpRequest, name: str, action: Action) -> Salon:
         return salons.find(name, Salon.objects.for_key(key, action))
     except Salon.DoesNotExist:
         raise WhatsAppError(ErrorCode.NOT_FOUND) from None
+
+
+def asked_of(request: HttpRequest, name: str, action: Action) -> tuple[Salon, str]:
+    """Return the salon that a change is about, and who asks for it, for the audit.
+
+    Raises:
+        WhatsAppError: as for :func:`salon_of`.
+    """
+    found = salon_of(request, name, action)
+    return found, api_keys.actor(key_of(request, action))

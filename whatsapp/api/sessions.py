@@ -10,7 +10,7 @@ from pydantic import Field
 
 from whatsapp import events, statuses
 from whatsapp.api.changes import IdempotencyKey, change
-from whatsapp.api.keys import key_of, salon_of
+from whatsapp.api.keys import asked_of, key_of, salon_of
 from whatsapp.api.problems import responses
 from whatsapp.api.representation import (
     BIGGEST,
@@ -24,7 +24,7 @@ from whatsapp.errors import ErrorCode, WhatsAppError
 from whatsapp.events import Snapshot
 from whatsapp.models import PairingAttempt, Salon, WhatsAppSession
 from whatsapp.roles import Action
-from whatsapp.services import api_keys, sessions
+from whatsapp.services import sessions
 from whatsapp.services.sessions import Disconnected, Reconnected
 
 router = Router(tags=["sessions"], by_alias=True)
@@ -152,8 +152,7 @@ def connect(
     problem: `NOT_LINKED`, `ACCOUNT_BANNED`, or `REQUEST_IN_PROGRESS` while a phone is
     being linked.
     """
-    found = salon_of(request, salon, Action.CONNECT)
-    who = api_keys.actor(key_of(request, Action.CONNECT))
+    found, who = asked_of(request, salon, Action.CONNECT)
     leave_open = wish is None or not wish.anew
 
     def act() -> tuple[int, Representation]:
@@ -186,8 +185,7 @@ def disconnect(
     """Scope `operate`. An open link attempt is cancelled. 202: the session is being
     closed. 200: nothing runs.
     """
-    found = salon_of(request, salon, Action.DISCONNECT)
-    who = api_keys.actor(key_of(request, Action.DISCONNECT))
+    found, who = asked_of(request, salon, Action.DISCONNECT)
 
     def act() -> tuple[int, Representation]:
         outcome = sessions.disconnect(found, who)

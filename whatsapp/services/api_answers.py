@@ -57,12 +57,9 @@ def once(
             return act(), False
         digest = hashlib.sha256(request.encode()).hexdigest()
         _lock(key, name)
-        ApiAnswer.objects.filter(key=key, name=name, at__lt=_start()).delete()
-        given = ApiAnswer.objects.filter(key=key, name=name).first()
+        given = _given(key, name, digest)
         if given is not None:
-            if given.request != digest:
-                raise WhatsAppError(ErrorCode.IDEMPOTENCY_KEY_REUSED)
-            return Answer(given.status, json.loads(given.body)), True
+            return given, True
         if ApiAnswer.objects.filter(key=key)[MOST - 1 : MOST].exists():
             raise WhatsAppError(ErrorCode.TOO_MANY_REQUESTS, RETRY_SECONDS)
         answer = act()
@@ -87,6 +84,17 @@ def _lock(key: ApiKey, name: str) -> None:
         )
         if not cursor.fetchone()[0]:
             raise WhatsAppError(ErrorCode.REQUEST_IN_PROGRESS, retry_after=1)
+
+
+def _given(key: ApiKey, name: str, digest: str) -> Answer | None:
+    """Return what the same request was answered, if it was asked within the day."""
+    ApiAnswer.objects.filter(key=key, name=name, at__lt=_start()).delete()
+    given = ApiAnswer.objects.filter(key=key, name=name).first()
+    if given is None:
+        return None
+    if given.request != digest:
+        raise WhatsAppError(ErrorCode.IDEMPOTENCY_KEY_REUSED)
+    return Answer(given.status, json.loads(given.body))
 
 
 def _start() -> Any:

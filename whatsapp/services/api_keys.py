@@ -68,14 +68,8 @@ def create(
         ValueError: the name or a scope makes no sense, or the name is taken.
     """
     wanted = sorted(set(scopes))
-    if not NAME.fullmatch(name):
-        raise ValueError(
-            "The name of a key has 1 to 100 letters, digits, spaces and . @ + - _."
-        )
-    if not wanted or not set(wanted) <= set(Scope):
-        raise ValueError(f"The scopes of a key are some of: {', '.join(Scope)}.")
-    prefix = "".join(secrets.choice(_LETTERS) for _ in range(10))
-    text = f"{BEGINNING}{prefix}_{secrets.token_urlsafe(32)}"
+    _check(name, wanted)
+    prefix, text = _new_key()
     with transaction.atomic():
         # Two at once with one name: the constraint refuses the second.
         if ApiKey.objects.filter(salon=salon, name=name).exists():
@@ -92,6 +86,21 @@ def create(
         _record(key, who, "key_created")
     key.refresh_from_db()
     return key, text
+
+
+def _check(name: str, scopes: list[str]) -> None:
+    if not NAME.fullmatch(name):
+        raise ValueError(
+            "The name of a key has 1 to 100 letters, digits, spaces and . @ + - _."
+        )
+    if not scopes or not set(scopes) <= set(Scope):
+        raise ValueError(f"The scopes of a key are some of: {', '.join(Scope)}.")
+
+
+def _new_key() -> tuple[str, str]:
+    """Return the beginning that finds a new key's row, and the whole key."""
+    prefix = "".join(secrets.choice(_LETTERS) for _ in range(10))
+    return prefix, f"{BEGINNING}{prefix}_{secrets.token_urlsafe(32)}"
 
 
 def create_by(
