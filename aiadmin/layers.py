@@ -24,4 +24,4 @@ class OneProcessLayer(InMemoryChannelLayer):
         now = time.monotonic()
         if now - self._cleaned_at >= CLEAN_SECONDS:
             self._cleaned_at = now
-            super()._clean_expired()  # type: ignore[misc]  (the stubs lack it)
+            super()._clean_expired()  # type: ignore[misc]
