@@ -11,8 +11,9 @@ from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
 
 from tests.factories import make_salon, store_creds
-from whatsapp.models import Membership, Salon, WhatsAppSession
+from whatsapp.models import ArchivedCredentials, Membership, Salon, WhatsAppSession
 from whatsapp.roles import Role
+from whatsapp.services import credentials, sessions
 
 _numbers = count(1)
 
@@ -95,3 +96,26 @@ def admin_routes() -> list[tuple[str, str]]:
         if isinstance(entry, URLResolver) and entry.namespace == admin.site.name
     ]
     return walk(whole, "/")
+
+
+LIST = "/admin/whatsapp/salon/"
+MISSING = 987_654_321
+
+
+def page_of(salon: Salon, rest: str = "change/") -> str:
+    return f"{LIST}{salon.pk}/{rest}"
+
+
+def archived(salon: Salon) -> ArchivedCredentials:
+    """Archive what is stored for the salon; return the entry."""
+    with sessions.locked(salon):
+        assert credentials.archive(salon, "replaced")
+    return salon.archive.latest("id")
+
+
+def filled(route: str, pk: str) -> str:
+    """Return an address for a route of the admin, its places filled with ``pk``."""
+    address = re.sub(r"<(?:\w+:)?\w+>", pk, route)
+    address = address.replace("^(?P<app_label>auth|whatsapp)/$", "whatsapp/")
+    address = address.replace("^(?P<app_label>whatsapp|auth)/$", "whatsapp/")
+    return address.replace("^", "").replace("$", "")

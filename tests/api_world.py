@@ -7,7 +7,8 @@ from typing import Any
 
 from django.test import Client
 
-from whatsapp.models import ApiKey, Salon
+from tests.factories import stored_rows
+from whatsapp.models import ApiKey, PairingAttempt, Salon, WhatsAppSession
 from whatsapp.roles import Scope
 from whatsapp.services import api_keys
 
@@ -74,3 +75,12 @@ def code_of(response: Any) -> str:
     if "retryAfter" in body:
         assert response["Retry-After"] == str(body["retryAfter"])
     return str(body["code"])
+
+
+def untouched(salon: Salon) -> tuple[object, ...]:
+    """Return all of a salon that a request could change."""
+    salon.refresh_from_db()
+    session = WhatsAppSession.objects.filter(salon=salon).values().get()
+    attempts = list(PairingAttempt.objects.filter(salon=salon).values())
+    recorded = salon.audit_events.exclude(action__startswith="key_").count()
+    return session, attempts, stored_rows(salon), recorded
