@@ -11,11 +11,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import psycopg
 from django.db import connection
 
 from tests.sealed import opened_creds, opened_key
 from whatsapp import events
-from whatsapp.models import PairingAttempt, Salon, WhatsAppAuth, WhatsAppKey
+from whatsapp.models import (
+    PairingAttempt,
+    Salon,
+    WhatsAppAuth,
+    WhatsAppKey,
+    WhatsAppSession,
+)
 from whatsapp.services import attempts, claims, pairing, salons, sessions
 
 PHONE = "79001234567"
@@ -255,3 +262,34 @@ def run_by_a_gateway(salon: Salon) -> Iterator[None]:
             yield
         finally:
             cursor.execute("SELECT pg_advisory_unlock_all()")
+
+
+def linked_as(status: str = "stopped", **fields: Any) -> Salon:
+    """Return a linked salon with a session row made to order."""
+    salon = make_salon()
+    store_creds(salon)
+    WhatsAppSession.objects.filter(salon=salon).update(
+        status=status, **{"phone": PHONE, **fields}
+    )
+    salon.refresh_from_db()
+    return salon
+
+
+def work_of(salon: Salon) -> Any:
+    """Return what the owner reads of the salon, to decide by."""
+    return claims.work(salon.pk, OWNER)
+
+
+@contextmanager
+def private_connection() -> Iterator[psycopg.Connection]:
+    """Open a connection of one's own, as a gateway does for its locks."""
+    settings = connection.settings_dict
+    with psycopg.connect(
+        host=settings["HOST"],
+        port=settings["PORT"],
+        user=settings["USER"],
+        password=settings["PASSWORD"],
+        dbname=settings["NAME"],
+        autocommit=True,
+    ) as private:
+        yield private

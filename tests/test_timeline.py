@@ -5,7 +5,6 @@ import re
 from datetime import timedelta
 from pathlib import Path
 
-import psycopg
 import pytest
 from django.db import connection
 from django.db.models.functions import Now
@@ -20,6 +19,7 @@ from tests.factories import (
     confirm,
     link,
     make_salon,
+    private_connection,
     show_code,
     show_qr,
 )
@@ -313,15 +313,7 @@ def test_a_gateway_that_holds_no_lock_is_gone():
     mine = linked("open", owner="alive", last_alive_at=Now())
     linked("reconnecting", owner="alive", phone=OTHER_PHONE)
     linked("open", owner="dead", phone="79005556677")
-    settings = connection.settings_dict
-    with psycopg.connect(
-        host=settings["HOST"],
-        port=settings["PORT"],
-        user=settings["USER"],
-        password=settings["PASSWORD"],
-        dbname=settings["NAME"],
-        autocommit=True,
-    ) as gateway:
+    with private_connection() as gateway:
         gateway.execute("SELECT pg_advisory_lock(%s, %s)", (claims.LOCK_CLASS, mine.pk))
         found = {report.name: report for report in reports.overview().gateways}
     assert {name: report.is_gone for name, report in found.items()} == {
