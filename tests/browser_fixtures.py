@@ -31,7 +31,10 @@ from playwright.async_api import (
 
 from tests.chromium import ARGUMENTS, CHROMIUM, MISSING
 from tests.scenarios import SalonUnderTest, World
+from tests.service_fixtures import salon, world
 from tests.simulator import Simulator
+
+__all__ = ["salon", "world"]
 
 PATIENCE_MS = 60_000
 PHONE: ViewportSize = {"width": 320, "height": 640}
@@ -49,19 +52,6 @@ def simulator() -> Iterator[Simulator]:
         pytest.skip(MISSING)
     with Simulator.start() as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def world(
-    tmp_path_factory: pytest.TempPathFactory, simulator: Simulator
-) -> Iterator[World]:
-    with World(tmp_path_factory.mktemp("browser"), simulator, clocks={}) as running:
-        yield running
-
-
-@pytest.fixture
-def salon(world: World) -> SalonUnderTest:
-    return world.salon()
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")

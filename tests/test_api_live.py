@@ -19,7 +19,10 @@ import pytest
 
 from tests.scenarios import PATIENCE, SalonUnderTest, World
 from tests.server import Server
+from tests.service_fixtures import salon, simulator
 from tests.simulator import Simulator
+
+__all__ = ["salon", "simulator"]
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -32,12 +35,6 @@ Json = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def simulator() -> Iterator[Simulator]:
-    with Simulator.start() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def world(
     tmp_path_factory: pytest.TempPathFactory, simulator: Simulator
 ) -> Iterator[World]:
@@ -46,11 +43,6 @@ def world(
         tmp_path_factory.mktemp("service"), simulator, clocks={}, gateways=1
     ) as running:
         yield running
-
-
-@pytest.fixture
-def salon(world: World) -> SalonUnderTest:
-    return world.salon()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ the events and the close codes from there.
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,29 +15,12 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
 from tests.scenarios import PATIENCE, SalonUnderTest, World
-from tests.simulator import Simulator
+from tests.service_fixtures import salon, simulator, world
 from tests.test_asyncapi import document, sent_by, validator
 
+__all__ = ["salon", "simulator", "world"]
+
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
-
-
-@pytest.fixture(scope="module")
-def simulator() -> Iterator[Simulator]:
-    with Simulator.start() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def world(
-    tmp_path_factory: pytest.TempPathFactory, simulator: Simulator
-) -> Iterator[World]:
-    with World(tmp_path_factory.mktemp("service"), simulator, clocks={}) as running:
-        yield running
-
-
-@pytest.fixture
-def salon(world: World) -> SalonUnderTest:
-    return world.salon()
 
 
 FLOOD = 31

@@ -15,8 +15,8 @@ import pytest
 
 from tests.database import KEYS, new_key
 from tests.scenarios import SalonUnderTest, World
+from tests.service_fixtures import eventually, link_by_code, link_by_qr
 from tests.simulator import Simulator
-from tests.test_end_to_end import eventually, link_by_code, link_by_qr
 from tests.test_secrets import Secrets
 from whatsapp.services import sealing
 

@@ -8,7 +8,7 @@ import asyncio
 import json
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,93 +16,30 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import connect
 
-from tests.scenarios import PATIENCE, Data, LinkedTemplate, Page, SalonUnderTest, World
-from tests.simulator import Phone, Simulator
+from tests.scenarios import PATIENCE, Page, SalonUnderTest, World
+from tests.service_fixtures import (
+    ask_code,
+    enter,
+    eventually,
+    is_connected,
+    link_by_code,
+    link_by_qr,
+    linked_jid,
+    page,
+    salon,
+    simulator,
+    stage,
+    stored_text,
+    world,
+)
+from tests.simulator import Simulator
+
+__all__ = ["page", "salon", "simulator", "world"]
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 PRE_KEYS = 812
 """So many Baileys makes for a new device."""
-
-
-@pytest.fixture(scope="module")
-def simulator() -> Iterator[Simulator]:
-    with Simulator.start() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def world(
-    tmp_path_factory: pytest.TempPathFactory, simulator: Simulator
-) -> Iterator[World]:
-    """A service that all tests of this file use, each with a salon of its own."""
-    with World(tmp_path_factory.mktemp("service"), simulator, clocks={}) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def template(world: World) -> LinkedTemplate:
-    return asyncio.run(LinkedTemplate.make(world))
-
-
-@pytest.fixture
-def salon(world: World) -> SalonUnderTest:
-    return world.salon()
-
-
-@pytest.fixture
-async def page(salon: SalonUnderTest) -> AsyncIterator[Page]:
-    async with salon.page() as page:
-        yield page
-
-
-async def ask_code(page: Page, typed: str) -> Data:
-    """Ask for a code and return what the page is shown."""
-    mark = page.mark
-    await page.send("request-pairing-code", phoneNumber=typed)
-    name, data = await page.event("pairing-code", "pairing-code-error", since=mark)
-    assert name == "pairing-code", data
-    return data
-
-
-async def enter(phone: Phone, code: str) -> str:
-    """Type a code on the phone; return the JID of the new device."""
-    result = await asyncio.to_thread(phone.enter_code, code)
-    assert result["ok"], result
-    return result["jid"]
-
-
-async def link_by_code(salon: SalonUnderTest, page: Page) -> str:
-    mark = page.mark
-    data = await ask_code(page, f"+{salon.number}")
-    jid = await enter(salon.phone, data["code"])
-    await page.event("whatsapp-connected", since=mark)
-    return jid
-
-
-async def link_by_qr(salon: SalonUnderTest, page: Page) -> str:
-    _, data = await page.event("qr-update")
-    result = await asyncio.to_thread(salon.phone.scan, data["qr"])
-    assert result["ok"], result
-    await page.event("whatsapp-connected")
-    return result["jid"]
-
-
-async def eventually(condition: Callable[[], object], what: str) -> None:
-    """Wait for what no page is told."""
-    deadline = time.monotonic() + PATIENCE
-    while not await asyncio.to_thread(condition):
-        assert time.monotonic() < deadline, what
-        await asyncio.sleep(0.05)
-
-
-def is_connected(world: World, jid: str) -> bool:
-    return any(it.get("jid") == jid for it in world.simulator.connections())
-
-
-def linked_jid(salon: SalonUnderTest) -> str | None:
-    creds = salon.creds()
-    return creds["me"]["id"] if creds else None
 
 
 def buffers(value: Any) -> Iterator[Any]:
@@ -264,152 +201,6 @@ async def test_a_brazilian_number_is_one_phone_with_and_without_its_ninth_digit(
     assert refusal["code"] == "ALREADY_CONNECTED"
 
 
-# --- another phone than before -------------------------------------------------------
-
-
-@pytest.mark.parametrize("page_is_open", [True, False])
-async def test_creds_half_paired_with_another_phone_give_way_at_once(
-    world: World, salon: SalonUnderTest, page_is_open: bool
-):
-    page = salon.page()
-    if page_is_open:
-        await page.open()
-        await page.event("qr-update")
-    await asyncio.to_thread(salon.store_half_paired, salon.other_number)
-    if not page_is_open:
-        await page.open()
-    try:
-        code = await ask_code(page, f"+{salon.number}")
-        # Gone before the new phone has answered anything, not only once it is linked.
-        assert salon.creds() is None
-        assert salon.key_count() == 0
-        await enter(salon.phone, code["code"])
-        await page.event("whatsapp-connected")
-    finally:
-        await page.close()
-    jid = linked_jid(salon)
-    assert jid is not None
-    assert jid.startswith(f"{salon.number}:")
-    assert not archived(salon)
-    assert world.query(
-        "SELECT 1 FROM whatsapp_auditevent"
-        " WHERE salon_id = %s AND action = 'phone_mismatch_cleanup'",
-        salon.pk,
-    )
-    assert f"phone_mismatch_cleanup: {salon.session_id}" in world.logs
-    stale = world.query(
-        "SELECT key_id FROM whatsapp_keys WHERE company_id = %s"
-        " AND key_type = 'session' AND key_id = '79990001122.0'",
-        salon.session_id,
-    )
-    assert not stale
-
-
-def archived(salon: SalonUnderTest) -> list[tuple[str, str]]:
-    rows = salon.world.query(
-        "SELECT phone, reason FROM whatsapp_archivedcredentials WHERE salon_id = %s",
-        salon.pk,
-    )
-    return [(phone, reason) for phone, reason in rows]
-
-
-@pytest.fixture
-async def live(
-    world: World, template: LinkedTemplate, salon: SalonUnderTest
-) -> AsyncIterator[tuple[Page, str]]:
-    """A page of a salon whose other phone is linked and open, and that link's JID."""
-    old = await asyncio.to_thread(template.store, salon, salon.other_number)
-    async with salon.page() as page:
-        await page.status("open")
-        yield page, old
-
-
-def stored_text(salon: SalonUnderTest) -> tuple[Any, ...] | None:
-    creds = salon.creds()
-    return (creds["me"]["id"], creds["noiseKey"]["private"]) if creds else None
-
-
-async def test_another_phone_replaces_a_live_link_once_it_has_entered_its_code(
-    world: World, salon: SalonUnderTest, live: tuple[Page, str]
-):
-    page, old = live
-    before = await asyncio.to_thread(stored_text, salon)
-    code = await ask_code(page, f"+{salon.number}")
-    assert not await asyncio.to_thread(is_connected, world, old)
-    # Nothing is given away for a code that may never be entered.
-    assert await asyncio.to_thread(stored_text, salon) == before
-    assert not archived(salon)
-
-    mark = page.mark
-    new = await enter(salon.phone, code["code"])
-    await page.event("whatsapp-connected", since=mark)
-    assert linked_jid(salon) == new
-    assert archived(salon) == [(salon.other_number, "replaced")]
-    assert await asyncio.to_thread(is_connected, world, new)
-    assert not await asyncio.to_thread(is_connected, world, old)
-
-
-async def resumed(world: World, page: Page, old: str, since: int) -> None:
-    await page.status("open", since=since)
-    assert await asyncio.to_thread(is_connected, world, old)
-
-
-async def test_a_live_link_comes_back_when_the_other_phones_code_dies(
-    world: World, salon: SalonUnderTest, live: tuple[Page, str]
-):
-    page, old = live
-    before = await asyncio.to_thread(stored_text, salon)
-    await ask_code(page, f"+{salon.number}")
-    mark = page.mark
-    assert await asyncio.to_thread(world.simulator.drop, stage="registration")
-    _, data = await page.event("pairing-code-error", since=mark)
-    assert data["code"] == "CODE_EXPIRED"
-    await resumed(world, page, old, mark)
-    assert await asyncio.to_thread(stored_text, salon) == before
-    assert not archived(salon)
-
-
-async def test_a_live_link_is_kept_when_the_salon_stops_instead(
-    world: World, salon: SalonUnderTest, live: tuple[Page, str]
-):
-    page, old = live
-    before = await asyncio.to_thread(stored_text, salon)
-    await ask_code(page, f"+{salon.number}")
-    mark = page.mark
-    await page.send("disconnect-whatsapp")
-    await page.status("stopped", since=mark)
-    assert await asyncio.to_thread(stored_text, salon) == before
-    mark = page.mark
-    await page.send("request-qr")
-    await resumed(world, page, old, mark)
-
-
-async def test_a_live_link_comes_back_when_nobody_enters_the_other_phones_code(
-    world: World, salon: SalonUnderTest, live: tuple[Page, str]
-):
-    page, old = live
-    before = await asyncio.to_thread(stored_text, salon)
-    code = await ask_code(page, f"+{salon.number}")
-    mark = page.mark
-    await asyncio.to_thread(let_time_pass, salon, code["expiresIn"] + 1)
-    _, data = await page.event("pairing-code-error", since=mark)
-    assert data["code"] == "CODE_EXPIRED"
-    await resumed(world, page, old, mark)
-    assert await asyncio.to_thread(stored_text, salon) == before
-    late = await asyncio.to_thread(salon.phone.enter_code, code["code"])
-    assert not late["ok"]
-    assert linked_jid(salon) == old
-
-
-def let_time_pass(salon: SalonUnderTest, seconds: int) -> None:
-    salon.world.query(
-        "UPDATE whatsapp_pairingattempt SET deadline = deadline - %s * interval '1 s'"
-        " WHERE salon_id = %s AND finished_at IS NULL",
-        seconds,
-        salon.pk,
-    )
-
-
 # --- a life after the link -----------------------------------------------------------
 
 
@@ -515,8 +306,8 @@ async def test_two_salons_see_nothing_of_each_other(world: World):
         await pages[1].status("open", since=mark)
     finally:
         await asyncio.gather(*(page.close() for page in pages))
-    for other, page in zip(reversed(salons), pages, strict=True):
-        heard = json.dumps(page.said)
+    for other, one in zip(reversed(salons), pages, strict=True):
+        heard = json.dumps(one.said)
         assert other.session_id not in heard
         assert other.number not in heard
         assert other.number[-4:] not in heard.replace("\\u", "")
@@ -531,105 +322,6 @@ async def test_two_salons_see_nothing_of_each_other(world: World):
     ]
     assert not codes[0] & codes[1]
     assert not qrs[0] & qrs[1]
-
-
-# --- reset ---------------------------------------------------------------------------
-
-Stage = Callable[[SalonUnderTest, Page], Awaitable[None]]
-
-
-async def unlinked(salon: SalonUnderTest, page: Page) -> None:
-    await page.event("status")
-
-
-async def qr_shown(salon: SalonUnderTest, page: Page) -> None:
-    await page.event("qr-update")
-
-
-async def code_requested(salon: SalonUnderTest, page: Page) -> None:
-    salon.world.simulator.fault("hello", phone=salon.number, answer="silence", times=1)
-    mark = page.mark
-    await page.send("request-pairing-code", phoneNumber=f"+{salon.number}")
-    await page.wait(
-        lambda name, data: (
-            name == "status"
-            and data["attempt"]
-            and (data["attempt"]["kind"], data["attempt"]["stage"])
-            == ("code", "requested")
-        ),
-        mark,
-    )
-
-
-async def code_shown(salon: SalonUnderTest, page: Page) -> None:
-    await ask_code(page, f"+{salon.number}")
-
-
-async def code_entered(salon: SalonUnderTest, page: Page) -> None:
-    code = (await ask_code(page, f"+{salon.number}"))["code"]
-    wrong = code[:-1] + ("A" if code[-1] != "A" else "B")
-    await asyncio.to_thread(salon.phone.enter_code, wrong)
-    await stage(page, "entered")
-
-
-async def finishing(salon: SalonUnderTest, page: Page) -> None:
-    salon.world.simulator.fault("slow-login", phone=salon.number, ms=60_000, times=1)
-    code = (await ask_code(page, f"+{salon.number}"))["code"]
-    jid = await enter(salon.phone, code)
-    await stage(page, "finishing")
-    await eventually(lambda: is_connected(salon.world, jid), "no login")
-
-
-async def linked_and_open(salon: SalonUnderTest, page: Page) -> None:
-    await link_by_code(salon, page)
-
-
-async def linked_and_stopped(salon: SalonUnderTest, page: Page) -> None:
-    await link_by_code(salon, page)
-    await page.send("disconnect-whatsapp")
-    await page.status("stopped")
-
-
-async def stage(page: Page, wanted: str) -> None:
-    await page.wait(
-        lambda name, data: (
-            name == "status"
-            and bool(data["attempt"])
-            and data["attempt"]["stage"] == wanted
-        ),
-        what=wanted,
-    )
-
-
-@pytest.mark.parametrize(
-    "reach",
-    [
-        unlinked,
-        qr_shown,
-        code_requested,
-        code_shown,
-        code_entered,
-        finishing,
-        linked_and_open,
-        linked_and_stopped,
-    ],
-)
-async def test_a_reset_works_at_every_stage_and_the_next_link_too(
-    world: World, salon: SalonUnderTest, page: Page, reach: Stage
-):
-    await reach(salon, page)
-    mark = page.mark
-    await page.send("reset-whatsapp-credentials")
-    _, data = await page.event("credentials-reset", "reset-error", since=mark)
-    assert data["success"]
-    await asyncio.to_thread(world.simulator.clear_faults)
-    assert salon.creds() is None
-    assert salon.key_count() == 0
-    if reach is linked_and_open:
-        await eventually(lambda: not salon.phone.devices(), "still linked")
-    await page.status("unlinked", "pairing", since=mark)
-    jid = await link_by_code(salon, page)
-    assert linked_jid(salon) == jid
 
 
 # --- clocks --------------------------------------------------------------------------
