@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import orjson
@@ -21,7 +23,9 @@ from whatsapp.engine import (
     AuthStore,
     Closed,
     Engine,
+    EngineGone,
     EngineStarted,
+    EngineStopped,
     Event,
     Limits,
     Opened,
@@ -256,3 +260,95 @@ async def make_rig(
 @pytest_asyncio.fixture
 async def rig(make_rig: Callable[..., Awaitable[Rig]]) -> Rig:
     return await make_rig()
+
+
+MakeRig = Callable[..., Awaitable[Rig]]
+# Much longer than a busy machine keeps a Node.js waiting.
+LEASE_SECONDS = 3.0
+
+
+def is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def holder(rig: Rig, ref: SessionRef) -> int:
+    """The pid of the Node.js in which a session lives."""
+    session = rig.engine._sessions.get(ref.generation)
+    assert session
+    assert session.process
+    assert session.process.pid
+    return session.process.pid
+
+
+def pid_of(rig: Rig, process: int) -> int | None:
+    return next((one.pid for one in rig.engine.stats() if one.process == process), None)
+
+
+def jid_of(phone: Phone) -> str:
+    return str(phone.devices()[0]["jid"])
+
+
+class Salons:
+    """Linked sessions that are opened again whenever Node.js dies, as a gateway does."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.rig = rig
+        self.phones: dict[str, Phone] = {}
+        self.refs: dict[str, SessionRef] = {}
+        self.hits: Counter[str] = Counter()
+        self.convicted: set[str] = set()
+
+    async def link(self, *names: str) -> None:
+        """Link and open them, and wait until each has said its first things."""
+        for name in names:
+            self.phones[name], self.refs[name] = await self.rig.linked(name)
+
+    async def quiet(self) -> None:
+        """Wait until nobody is suspicious any more."""
+        loop = asyncio.get_running_loop()
+        sessions = self.rig.engine._sessions
+        await eventually(
+            lambda: not any(one.is_suspect(loop.time() - 1) for one in sessions),
+            "everybody is quiet",
+        )
+
+    async def open(self, name: str) -> None:
+        while True:
+            self.refs[name] = new_ref(name)
+            creds = self.rig.store.creds[name]
+            try:
+                await self.rig.engine.open(self.refs[name], creds)
+            except EngineGone:
+                await asyncio.sleep(0.05)
+            else:
+                return
+
+    async def run(self) -> None:
+        """Open again whom a death has hit, and is not convicted of it."""
+        async with asyncio.TaskGroup() as opening:
+            while True:
+                stopped = await self.rig.expect(EngineStopped, within=3600)
+                self.convicted |= {ref.session_id for ref in stopped.convicted}
+                for ref in stopped.sessions:
+                    if self.refs[ref.session_id] == ref:
+                        self.hits[ref.session_id] += 1
+                        if ref not in stopped.convicted:
+                            opening.create_task(self.open(ref.session_id))
+
+    async def all_open(self, *names: str) -> None:
+        wanted = {jid_of(self.phones[name]) for name in names}
+
+        def are_open() -> bool:
+            found = self.rig.simulator.connections()
+            return wanted <= {one.get("jid") for one in found if one["stage"] == "open"}
+
+        await eventually(are_open, f"{names} are open")
+
+    async def never_doubled(self) -> None:
+        devices = (await self.rig.journal())["devices"]
+        peaks = {jid: device["peakOpenSockets"] for jid, device in devices.items()}
+        assert max(peaks.values()) == 1, peaks

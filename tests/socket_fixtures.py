@@ -22,6 +22,20 @@ REQUESTS = {
 }
 
 
+NO_REDIS = "redis://127.0.0.1:1/0"
+"""Where there is none."""
+
+
+def redis_layer(url):
+    """Return the setting for a channel layer on the Redis at ``url``."""
+    return {
+        "default": {
+            "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+            "CONFIG": {"hosts": [url]},
+        }
+    }
+
+
 @pytest.fixture
 def often(settings):
     """Look often, for tests of what the look finds."""

@@ -10,7 +10,16 @@ from django.db.models.functions import Now
 
 from tests.factories import OTHER_PHONE, PHONE, last_attempt, link, show_code, show_qr
 from tests.pages import SECONDS, STATUS_PATH, call, eventually, opened_by, salon_path
-from tests.socket_fixtures import member, names_of, often, owner, salon, viewer
+from tests.socket_fixtures import (
+    NO_REDIS,
+    member,
+    names_of,
+    often,
+    owner,
+    redis_layer,
+    salon,
+    viewer,
+)
 from whatsapp import watcher
 from whatsapp.models import Membership, WhatsAppSession
 from whatsapp.services import attempts, pairing, sessions
@@ -64,16 +73,7 @@ async def test_a_qr_that_the_staff_asked_for_goes_on(salon, member):
 async def test_the_admin_works_without_the_channel_layer(
     salon, member, often, settings, backend
 ):
-    settings.CHANNEL_LAYERS = (
-        {
-            "default": {
-                "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
-                "CONFIG": {"hosts": ["redis://127.0.0.1:1/0"]},
-            }
-        }
-        if backend == "redis"
-        else {}
-    )
+    settings.CHANNEL_LAYERS = redis_layer(NO_REDIS) if backend == "redis" else {}
     async with (
         opened_by(member, salon_path(salon)) as page,
         opened_by(member, STATUS_PATH) as listing,
@@ -98,12 +98,7 @@ async def test_redis_brings_the_admin_what_other_processes_did(
     salon, owner, settings, redis_server
 ):
     settings.WHATSAPP_LOOK_INTERVAL = 1000.0  # not by the look
-    settings.CHANNEL_LAYERS = {
-        "default": {
-            "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
-            "CONFIG": {"hosts": [redis_server.url]},
-        }
-    }
+    settings.CHANNEL_LAYERS = redis_layer(redis_server.url)
     epoch = await call(link, salon)
     async with (
         opened_by(owner, salon_path(salon)) as page,

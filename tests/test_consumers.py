@@ -27,7 +27,7 @@ from tests.factories import (
     stored_rows,
 )
 from tests.pages import call, eventually, opened
-from tests.socket_fixtures import often, salon
+from tests.socket_fixtures import NO_REDIS, often, redis_layer, salon
 from whatsapp import watcher
 from whatsapp.errors import ErrorCode
 from whatsapp.models import AuditEvent, PairingAttempt, WhatsAppSession
@@ -377,16 +377,7 @@ async def test_pages_that_are_open_are_noted(salon, often, monkeypatch):
 async def test_pages_work_without_the_channel_layer(
     salon, often, settings, backend, caplog
 ):
-    settings.CHANNEL_LAYERS = (
-        {
-            "default": {
-                "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
-                "CONFIG": {"hosts": ["redis://127.0.0.1:1/0"]},
-            }
-        }
-        if backend == "redis"
-        else {}
-    )
+    settings.CHANNEL_LAYERS = redis_layer(NO_REDIS) if backend == "redis" else {}
     async with opened(salon) as page:
         await page.until("status", status="pairing")
         await call(show_qr, salon)

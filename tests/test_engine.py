@@ -22,6 +22,7 @@ from tests.engine_fixtures import (
     MemoryStore,
     Rig,
     eventually,
+    is_running,
     make_rig,
     new_ref,
     rig,
@@ -48,14 +49,6 @@ MakeRig = Callable[..., Awaitable[Rig]]
 STOP_SECONDS = 2 + 1.5
 """Two, and what a busy machine adds. Without a limit it would be 5 s for a store that
 hangs, and 30 s for a peer that is silent."""
-
-
-def is_running(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
 
 
 def environment_of(pid: int) -> bytes:

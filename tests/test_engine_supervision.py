@@ -1,142 +1,40 @@
-"""Node.js processes that die, hang, grow or are left alone, and who is to blame."""
+"""Node.js processes that die, hang, grow or are left alone."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
-import subprocess
-import sys
-import textwrap
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.engine_fixtures import (
-    PATIENCE,
+    LEASE_SECONDS,
+    MakeRig,
     Rig,
+    Salons,
     eventually,
+    holder,
+    is_running,
+    jid_of,
     make_rig,
     new_ref,
+    pid_of,
     simulator,
 )
-from tests.simulator import Phone, Simulator, find_node
-from tests.test_engine import is_running
-from whatsapp.engine import (
-    Closed,
-    DisconnectReason,
-    EngineError,
-    EngineGone,
-    EngineStarted,
-    EngineStopped,
-    SessionRef,
-)
+from tests.simulator import Simulator, find_node
+from whatsapp.engine import EngineError, EngineGone, EngineStarted, EngineStopped
 
 __all__ = ["make_rig", "simulator"]
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
-MakeRig = Callable[..., Awaitable[Rig]]
 
 # Much longer than a busy machine keeps a Node.js waiting.
 HANG_SECONDS = 4.0
-LEASE_SECONDS = 3.0
-
-
-def holder(rig: Rig, ref: SessionRef) -> int:
-    """The pid of the Node.js in which a session lives."""
-    session = rig.engine._sessions.get(ref.generation)
-    assert session
-    assert session.process
-    assert session.process.pid
-    return session.process.pid
-
-
-def pid_of(rig: Rig, process: int) -> int | None:
-    return next((one.pid for one in rig.engine.stats() if one.process == process), None)
-
-
-def jid_of(phone: Phone) -> str:
-    return str(phone.devices()[0]["jid"])
-
-
-class Salons:
-    """Linked sessions that are opened again whenever Node.js dies, as a gateway does."""
-
-    def __init__(self, rig: Rig) -> None:
-        self.rig = rig
-        self.phones: dict[str, Phone] = {}
-        self.refs: dict[str, SessionRef] = {}
-        self.hits: Counter[str] = Counter()
-        self.convicted: set[str] = set()
-
-    async def link(self, *names: str) -> None:
-        """Link and open them, and wait until each has said its first things."""
-        for name in names:
-            self.phones[name], self.refs[name] = await self.rig.linked(name)
-
-    async def quiet(self) -> None:
-        """Wait until nobody is suspicious any more."""
-        loop = asyncio.get_running_loop()
-        sessions = self.rig.engine._sessions
-        await eventually(
-            lambda: not any(one.is_suspect(loop.time() - 1) for one in sessions),
-            "everybody is quiet",
-        )
-
-    async def open(self, name: str) -> None:
-        while True:
-            self.refs[name] = new_ref(name)
-            creds = self.rig.store.creds[name]
-            try:
-                await self.rig.engine.open(self.refs[name], creds)
-            except EngineGone:
-                await asyncio.sleep(0.05)
-            else:
-                return
-
-    async def run(self) -> None:
-        """Open again whom a death has hit, and is not convicted of it."""
-        async with asyncio.TaskGroup() as opening:
-            while True:
-                stopped = await self.rig.expect(EngineStopped, within=3600)
-                self.convicted |= {ref.session_id for ref in stopped.convicted}
-                for ref in stopped.sessions:
-                    if self.refs[ref.session_id] == ref:
-                        self.hits[ref.session_id] += 1
-                        if ref not in stopped.convicted:
-                            opening.create_task(self.open(ref.session_id))
-
-    async def all_open(self, *names: str) -> None:
-        wanted = {jid_of(self.phones[name]) for name in names}
-
-        def are_open() -> bool:
-            found = self.rig.simulator.connections()
-            return wanted <= {one.get("jid") for one in found if one["stage"] == "open"}
-
-        await eventually(are_open, f"{names} are open")
-
-    async def never_doubled(self) -> None:
-        devices = (await self.rig.journal())["devices"]
-        peaks = {jid: device["peakOpenSockets"] for jid, device in devices.items()}
-        assert max(peaks.values()) == 1, peaks
-
-
-@asynccontextmanager
-async def running(salons: Salons) -> AsyncIterator[None]:
-    task = asyncio.create_task(salons.run())
-    try:
-        yield
-        assert not task.done(), task
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
 
 
 # Several processes -------------------------------------------------------------------
@@ -287,97 +185,6 @@ async def test_the_figures_are_of_now(make_rig: MakeRig) -> None:
     assert all(one.lag_max_ms >= one.lag_mean_ms >= 0 for one in stats)
 
 
-# The lease ---------------------------------------------------------------------------
-
-PARENT = """
-    import asyncio, sys
-    from tests.engine_fixtures import MemoryStore, new_ref
-    from whatsapp.engine import Engine, EngineStarted, EngineStopped, Limits
-
-    def tell(event):
-        if isinstance(event, EngineStarted):
-            print("started", *engine.pids, flush=True)
-        if isinstance(event, EngineStopped):
-            print("stopped", len(event.convicted), event.error, flush=True)
-
-    async def main():
-        global engine
-        limits = Limits(lease=float(sys.argv[3]), ping_interval=0.2, strikes=1)
-        engine = Engine(
-            store=MemoryStore(), on_event=tell, node=sys.argv[1], ws_url=sys.argv[2],
-            limits=limits,
-        )
-        await engine.start()
-        await engine.open(new_ref(), None)
-        print("open", flush=True)
-        await asyncio.Event().wait()
-
-    asyncio.run(main())
-"""
-
-
-@contextmanager
-def parent_of_node(simulator: Simulator) -> Iterator[subprocess.Popen[str]]:
-    arguments = [find_node(), simulator.ws_url, str(LEASE_SECONDS)]
-    with subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(PARENT), *arguments],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=str(Path(__file__).parent.parent),
-    ) as parent:
-        try:
-            yield parent
-        finally:
-            parent.kill()
-
-
-def said(parent: subprocess.Popen[str], first: str) -> list[str]:
-    """The next line that begins so."""
-    assert parent.stdout
-    for line in parent.stdout:
-        if line.startswith(first):
-            return line.split()
-    raise AssertionError(f"it never said {first}")
-
-
-def wait_until_gone(pid: int) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while is_running(pid):
-        assert time.monotonic() < deadline, "Node.js goes on without us"
-        time.sleep(0.02)
-
-
-def is_stopped(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
-
-
-def test_node_ends_itself_while_we_are_stopped(simulator: Simulator) -> None:
-    with parent_of_node(simulator) as parent:
-        pid = int(said(parent, "started")[1])
-        said(parent, "open")
-        os.kill(parent.pid, signal.SIGSTOP)
-        wait_until_gone(pid)
-        assert is_stopped(parent.pid)
-        os.kill(parent.pid, signal.SIGCONT)
-        # Nobody is to blame for it, although one session was just starting.
-        assert said(parent, "stopped")[1] == "0"
-        assert int(said(parent, "started")[1]) != pid
-
-
-def test_a_node_that_was_stopped_with_us_ends_when_it_alone_wakes_up(
-    simulator: Simulator,
-) -> None:
-    with parent_of_node(simulator) as parent:
-        pid = int(said(parent, "started")[1])
-        said(parent, "open")
-        os.kill(pid, signal.SIGSTOP)
-        os.kill(parent.pid, signal.SIGSTOP)
-        time.sleep(LEASE_SECONDS)
-        os.kill(pid, signal.SIGCONT)
-        wait_until_gone(pid)
-        assert is_stopped(parent.pid)
-
-
 # Memory ------------------------------------------------------------------------------
 
 
@@ -434,158 +241,7 @@ async def test_a_node_that_is_always_too_large_is_not_replaced_all_the_time(
     assert [one.levelno for one in told] == [logging.ERROR, logging.WARNING]
 
 
-# Poison ------------------------------------------------------------------------------
-
-
-@asynccontextmanager
-async def poisonous(rig: Rig, phone: Phone) -> AsyncIterator[None]:
-    """Whenever this phone's session logs in, the Node.js that holds it dies."""
-    jid = jid_of(phone)
-
-    def is_in(_: object = None) -> bool:
-        found = rig.simulator.connections()
-        return any(one.get("jid") == jid for one in found)
-
-    async def poison() -> None:
-        while True:
-            await asyncio.sleep(0.02)
-            if await asyncio.to_thread(is_in):
-                with contextlib.suppress(ProcessLookupError, AssertionError):
-                    os.kill(pid_holding(rig, phone), signal.SIGKILL)
-                await eventually(lambda: not is_in(), "its socket is gone")
-
-    task = asyncio.create_task(poison())
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
-
-
-def pid_holding(rig: Rig, phone: Phone) -> int:
-    for session in rig.engine._sessions:
-        if session.ref.session_id == f"poison_{phone.number}" and session.process:
-            assert session.process.pid
-            return session.process.pid
-    raise AssertionError("nobody holds it")
-
-
-async def test_a_session_that_ends_node_again_and_again_is_set_apart(
-    make_rig: MakeRig,
-) -> None:
-    rig = await make_rig(restart_delay=0.05)
-    salons = Salons(rig)
-    neighbours = [f"company_{number}" for number in range(3)]
-    await salons.link(*neighbours)
-    phone = await rig.phone()
-    name = f"poison_{phone.number}"
-    rig.store.creds[name], _ = await rig.link(phone, name)
-    salons.phones[name] = phone
-    await salons.quiet()
-    async with running(salons):
-        async with poisonous(rig, phone):
-            await salons.open(name)
-            await eventually(lambda: salons.convicted, "it is convicted")
-            await salons.all_open(*neighbours)
-        assert salons.convicted == {name}
-        assert salons.hits[name] == 3
-        assert {salons.hits[one] for one in neighbours} == {1}, "only the first death"
-        await salons.never_doubled()
-        # Whatever it was is over: it comes in again, but not to the others.
-        await salons.open(name)
-        await salons.all_open(*salons.phones)
-        assert holder(rig, salons.refs[name]) == pid_of(rig, 0)
-        assert {holder(rig, salons.refs[one]) for one in neighbours} == {pid_of(rig, 1)}
-
-
-async def test_a_poison_among_many_that_start_at_once_is_found(
-    make_rig: MakeRig,
-) -> None:
-    rig = await make_rig(restart_delay=0.05, suspicion=0.5)
-    salons = Salons(rig)
-    neighbours = [f"company_{number}" for number in range(3)]
-    await salons.link(*neighbours)
-    phone = await rig.phone()
-    name = f"poison_{phone.number}"
-    rig.store.creds[name], _ = await rig.link(phone, name)
-    salons.phones[name] = phone
-    async with running(salons):
-        async with poisonous(rig, phone):
-            for one in [*neighbours, name]:
-                await salons.open(one)
-            await eventually(lambda: salons.convicted, "it is convicted")
-            await salons.all_open(*neighbours)
-        assert salons.convicted == {name}
-        # The first death, and those that convict; a busy machine may spoil a trial.
-        assert max(salons.hits[one] for one in neighbours) <= salons.hits[name]
-        assert salons.hits[name] < 8
-        await salons.never_doubled()
-
-
-async def test_nobody_is_convicted_by_who_kills_node_under_traffic(
-    make_rig: MakeRig,
-) -> None:
-    rig = await make_rig(restart_delay=0.05, suspicion=0.3)
-    salons = Salons(rig)
-    await salons.link(*(f"company_{number}" for number in range(4)))
-    contact = await rig.phone()
-
-    async def talk(phone: Phone) -> None:
-        while True:
-            with contextlib.suppress(Exception):
-                await asyncio.to_thread(phone.send_text, "hi", sender=contact.number)
-            await asyncio.sleep(0.05)
-
-    talks = [asyncio.create_task(talk(phone)) for phone in salons.phones.values()]
-    try:
-        async with running(salons):
-            for count in range(1, 6):
-                await salons.all_open(*salons.phones)
-                os.kill(await eventually(lambda: pid_of(rig, 1), "it runs"), 9)
-                await eventually(
-                    lambda: rig.engine.stats()[0].restarts == count,  # noqa: B023
-                    "its death is noticed",
-                )
-            await salons.all_open(*salons.phones)
-    finally:
-        for task in talks:
-            task.cancel()
-        await asyncio.wait(talks)
-    assert salons.convicted == set()
-    await salons.never_doubled()
-
-
-def time_passes(rig: Rig) -> None:
-    """As if the probation of all were over."""
-    over = replace(rig.engine._limits, probation=0)
-    rig.engine._blame._limits = rig.engine._ward._limits = over
-
-
-async def test_who_lives_on_probation_for_long_enough_goes_home(
-    make_rig: MakeRig,
-) -> None:
-    rig = await make_rig(restart_delay=0.05, suspicion=0.2)
-    phone = await rig.phone()
-    creds, jid = await rig.link(phone)
-    with rig.simulator.fault("login", jid=jid, answer="silence"):
-        starting = new_ref()
-        await rig.engine.open(starting, creds)
-        os.kill(rig.pid, signal.SIGKILL)
-        await rig.expect(EngineStopped)
-        await rig.expect(EngineStarted)
-    ref = await rig.resume(creds)
-    assert holder(rig, ref) == pid_of(rig, 0), "it lives in the ward"
-    await rig.stats()
-    assert rig.of(ref) == [], "it stays there for now"
-    time_passes(rig)
-    closed = await rig.expect(Closed, ref)
-    assert closed.reason == DisconnectReason.ENGINE_GONE
-    assert closed.reason.is_transient
-    again = await rig.resume(rig.store.creds["company_1"], first=False)
-    assert holder(rig, again) == pid_of(rig, 1)
-    await eventually(lambda: len(rig.engine.pids) == 1, "the ward is closed")
-    device = (await rig.journal())["devices"][jid]
-    assert device["peakOpenSockets"] == 1
+# The end -----------------------------------------------------------------------------
 
 
 async def test_nothing_is_left_behind_of_any_process(make_rig: MakeRig) -> None:

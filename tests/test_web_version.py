@@ -338,11 +338,7 @@ class TestGateways:
         monkeypatch.setattr(fetching, "FETCH_SECONDS", 0.1)
         page.hangs.clear()
         await world.gateway()
-        salon = await world.linked_salon()
-        await world.fault("failure", reason=405, on="login")
-        await salon.connect()
-        await salon.status("outdated")
-        await world.until(lambda: _has_error(world), "it is told")
+        await _refuse_for_good(world)
         (alert,) = alerts(caplog)
         assert "there is no newer one" in alert
 
@@ -381,13 +377,18 @@ class TestGateways:
         self, world: World, caplog: pytest.LogCaptureFixture
     ) -> None:
         await world.gateway()
-        salon = await world.linked_salon()
-        await world.fault("failure", reason=405, on="login")
-        await salon.connect()
-        await salon.status("outdated")
-        await world.until(lambda: _has_error(world), "it is told")
+        await _refuse_for_good(world)
         (alert,) = alerts(caplog)
         assert "none is fetched here (WHATSAPP_VERSION_URL)" in alert
+
+
+async def _refuse_for_good(world: World) -> None:
+    """Refuse a salon's version where there is no newer one; wait until it is told."""
+    salon = await world.linked_salon()
+    await world.fault("failure", reason=405, on="login")
+    await salon.connect()
+    await salon.status("outdated")
+    await world.until(lambda: _has_error(world), "it is told")
 
 
 async def _refusals(world: World) -> int:
