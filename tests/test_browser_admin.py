@@ -23,7 +23,8 @@ from tests.browser_fixtures import (  # noqa: F401
     world,
 )
 from tests.people import log_in, make_person
-from tests.scenarios import LinkedTemplate, SalonUnderTest, World
+from tests.scenarios import SalonUnderTest, World
+from tests.stored_state import LinkedTemplate
 
 pytestmark = [
     pytest.mark.e2e,

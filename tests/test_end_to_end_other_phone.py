@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.scenarios import LinkedTemplate, Page, SalonUnderTest, World
+from tests.scenarios import Page, SalonUnderTest, World
 from tests.service_fixtures import (
     ask_code,
     enter,
@@ -16,6 +16,7 @@ from tests.service_fixtures import (
     stored_text,
     world,
 )
+from tests.stored_state import LinkedTemplate
 
 __all__ = ["salon", "simulator", "world"]
 

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from tests.scenarios import Data, LinkedTemplate, Page, SalonUnderTest, World
+from tests.scenarios import Data, Page, SalonUnderTest, World
 from tests.simulator import Simulator
+from tests.stored_state import LinkedTemplate
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 

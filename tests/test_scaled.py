@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.redis_server import MISSING, PROGRAM, RedisServer
-from tests.scenarios import PATIENCE, LinkedTemplate, Page, SalonUnderTest, World
+from tests.scenarios import PATIENCE, Page, SalonUnderTest, World
 from tests.server import Server
 from tests.simulator import Simulator
+from tests.stored_state import LinkedTemplate
 from tests.test_matrix import Cell, Table, run_cells, while_shown
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]

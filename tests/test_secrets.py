@@ -18,9 +18,10 @@ from typing import Any
 import pytest
 
 from tests.database import SECRETS
-from tests.scenarios import LinkedTemplate, Page, SalonUnderTest, World
+from tests.scenarios import Page, SalonUnderTest, World
 from tests.sentry_world import Sink
 from tests.simulator import Simulator
+from tests.stored_state import LinkedTemplate
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 

@@ -26,7 +26,7 @@ from tests.gateway_fixtures import (  # noqa: F401
 )
 from tests.previous_service import LONG_AGO
 from tests.simulator import Phone
-from tests.simulator.test_simulator import Client, Clients
+from tests.simulator.client_fixtures import Client, Clients
 from whatsapp.models import Salon
 from whatsapp.services import growth
 

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from tests.chaos.cluster import Cluster
-from tests.scenarios import LinkedTemplate, SalonUnderTest, stale_keys
+from tests.scenarios import SalonUnderTest
 from tests.simulator import SimulatorError
+from tests.stored_state import LinkedTemplate, stale_keys
 
 DEVICE = 7
 CONTACTS = 3

@@ -5,8 +5,9 @@ import asyncio
 from playwright.async_api import Page as BrowserPage
 from playwright.async_api import expect
 
-from tests.scenarios import LinkedTemplate, Page, SalonUnderTest
+from tests.scenarios import Page, SalonUnderTest
 from tests.screens.studio import PATIENCE_MS, Act, Arrange, State, Studio
+from tests.stored_state import LinkedTemplate
 
 expect.set_options(timeout=PATIENCE_MS)
 

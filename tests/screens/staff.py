@@ -4,9 +4,10 @@ from playwright.async_api import Page as BrowserPage
 from playwright.async_api import expect
 
 from tests.people import make_person
-from tests.scenarios import LinkedTemplate, SalonUnderTest
+from tests.scenarios import SalonUnderTest
 from tests.screens.linking import ask_code, companion, link
 from tests.screens.studio import Act, Arrange, State, Studio
+from tests.stored_state import LinkedTemplate
 
 STATUSES = ["replaced", "banned", "needs_attention", "logged_out", "reconnecting"]
 SUPPORT, OWNER, VIEWER = "support", "owner", "viewer"
