@@ -17,6 +17,19 @@ import pytest
 
 from aiadmin.embedded import EmbeddedDatabase
 
+# What fails in these is to be told in full, as in the tests themselves.
+pytest.register_assert_rewrite(
+    "tests.admin_world",
+    "tests.backup_fixtures",
+    "tests.engine_fixtures",
+    "tests.matrix_cells",
+    "tests.salon_life",
+    "tests.salon_rules",
+    "tests.service_fixtures",
+    "tests.simulator.client_fixtures",
+    "tests.socket_fixtures",
+)
+
 SECRETS = {
     "DJANGO_SECRET_KEY": "a secret of the tests, as long as it ought to be",
     "MARKETPLACE_JWT_SECRET": "another secret of the tests, just as long",

@@ -140,3 +140,14 @@ class Sink:
                 return found[0]
             time.sleep(0.02)
         raise AssertionError(f"no {operation} in {self.envelopes}")
+
+
+logger = logging.getLogger("whatsapp.gateway.test")
+
+
+def caught(error: Exception) -> Exception:
+    """Return the error as it is when it has been raised."""
+    try:
+        raise error  # noqa: TRY301
+    except Exception as raised:  # noqa: BLE001  (whatever it is)
+        return raised

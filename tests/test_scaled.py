@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.matrix_cells import Cell, Table, run_cells
 from tests.redis_server import MISSING, PROGRAM, RedisServer
 from tests.scenarios import PATIENCE, Page, SalonUnderTest, World
 from tests.server import Server
 from tests.simulator import Simulator
 from tests.stored_state import LinkedTemplate
-from tests.test_matrix import Cell, Table, run_cells, while_shown
+from tests.test_matrix import while_shown
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 

@@ -1,3 +1,5 @@
+"""None"""
+
 import asyncio
 import gc
 import logging
@@ -14,9 +16,9 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError
 from django.test import AsyncClient
 
-from aiadmin import logs, sentry
+from aiadmin import sentry
 from tests.factories import make_salon
-from tests.sentry_world import Captured, captured
+from tests.sentry_world import Captured, captured, caught, logger
 from tests.test_scrubber import JWT, KEY, QR
 from whatsapp import alerts
 from whatsapp.engine import SessionRef
@@ -24,9 +26,10 @@ from whatsapp.engine.process import _told_of
 from whatsapp.errors import ErrorCode, WhatsAppError
 from whatsapp.gateway import teller
 from whatsapp.models import PairingAttempt
-from whatsapp.services import attempts, outbox, pairing, tokens
+from whatsapp.services import attempts, outbox, pairing
 
 __all__ = ["captured"]
+
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -34,20 +37,10 @@ SECRETS = ["79001234567", "ABCD-1234", KEY, JWT, QR]
 PASSWORD = "hunter2"
 PIECES = [*SECRETS, PASSWORD, "c2lnbmF0dXJl", "AbCdEfGh"]
 
-logger = logging.getLogger("whatsapp.gateway.test")
-
 
 def fail(creds: dict[str, Any]) -> None:
     code, key = SECRETS[1], KEY
     raise ValueError(f"{creds} {code} {key}")
-
-
-def caught(error: Exception) -> Exception:
-    """Return the error as it is when it has been raised."""
-    try:
-        raise error  # noqa: TRY301
-    except Exception as raised:  # noqa: BLE001  (whatever it is)
-        return raised
 
 
 # --- what it says ---------------------------------------------------------------------
@@ -130,7 +123,7 @@ def test_where_it_happened_is_told_without_what_was_there(captured: Captured):
     (exception,) = event["exception"]["values"]
     frame = exception["stacktrace"]["frames"][-1]
     assert frame["function"] == "caught"
-    assert frame["module"] == __name__
+    assert frame["module"] == caught.__module__
     assert set(frame) <= {"function", "module", "filename", "lineno", "in_app"}
 
 
@@ -399,89 +392,6 @@ def test_a_program_that_ends_by_an_exception_is_one_event(
         "component": "command",
         "category": "database",
     }
-
-
-# --- the pace -------------------------------------------------------------------------
-
-
-def test_an_outage_is_one_event_a_minute_which_counts_the_rest(captured: Captured):
-    def suffer(times: int) -> None:
-        for salon in range(times):
-            logger.error(
-                "the store failed for %s",
-                salon,
-                exc_info=caught(OperationalError("server closed the connection")),
-                extra=alerts.tags("set_keys", company_id=f"company_{salon}"),
-            )
-
-    suffer(1000)
-    captured.now = 59.0
-    suffer(1)
-    (event,) = captured.events
-    assert event["tags"]["category"] == "database"
-    assert "swallowed" not in event.get("extra", {})
-    captured.now = 61.0
-    suffer(5)
-    assert len(captured.events) == 2
-    assert captured.events[1]["extra"]["swallowed"] == 1000
-
-
-def test_what_is_a_salons_own_is_an_event_for_each(captured: Captured):
-    for _ in range(2):
-        for salon in range(3):
-            extra = alerts.tags("session_unexpected", company_id=f"company_{salon}")
-            logger.error("odd", exc_info=caught(KeyError("odd")), extra=extra)
-    assert [event["fingerprint"] for event in captured.events] == [
-        ["session_unexpected", f"company_{salon}", "KeyError"] for salon in range(3)
-    ]
-
-
-def test_even_of_the_salons_own_there_are_only_so_many(captured: Captured):
-    for salon in range(500):
-        extra = alerts.tags("session_status_changed", company_id=f"company_{salon}")
-        logger.error("replaced", extra=extra)
-    assert len(captured.events) == logs.SALONS_PER_PAUSE
-
-
-def test_other_kinds_of_one_operation_do_not_swallow_each_other(captured: Captured):
-    for kind in ("half_paired", "other_phone", "half_paired"):
-        extra = alerts.tags(
-            "phone_mismatch_cleanup", company_id="company_1", mismatch_type=kind
-        )
-        logger.warning("x", extra=extra)
-    assert len(captured.events) == 2
-
-
-def test_the_pace_forgets_what_is_over():
-    now = 0.0
-    pace = logs.Pace(clock=lambda: now)
-    assert [pace.admit(str(kind)) for kind in range(logs.KINDS)] == [0] * logs.KINDS
-    assert pace.admit("one more") is None
-    now = 61.0
-    assert pace.admit("one more") == 0
-
-
-@pytest.mark.django_db
-def test_strangers_with_bad_tokens_are_one_event(captured: Captured):
-    expired = tokens.issue(make_salon(), lifetime=-1)
-    for token in (expired, expired, "x.y.z", JWT):
-        with pytest.raises(WhatsAppError):
-            tokens.verify(token)
-    (event,) = captured.of("tokenValidation")
-    assert event["tags"] == {
-        "component": "marketplace-websocket",
-        "operation": "tokenValidation",
-        "category": "security",
-        "reason": "expired",
-    }
-    captured.now = 61.0
-    with pytest.raises(WhatsAppError):
-        tokens.verify(expired)
-    assert len(captured.events) == 1
-    captured.now = 601.0
-    with pytest.raises(WhatsAppError):
-        tokens.verify(expired)
-    assert captured.events[1]["extra"]["swallowed"] == 4
 
 
 # --- the settings ---------------------------------------------------------------------
