@@ -24,7 +24,7 @@ from whatsapp.engine import (
     Qr,
     SessionRef,
 )
-from whatsapp.services import attempts, claims, pairing, sessions
+from whatsapp.services import attempts, pairing, proofs, sessions
 
 TYPED = [*(f"+{phone}" for phone in PHONES), "", "nonsense", "8 900 123-45-67"]
 REASONS = [*DisconnectReason, DisconnectReason(499), DisconnectReason(406)]
@@ -354,5 +354,5 @@ class Salons(SalonLife):
     @rule()
     def pages_look(self) -> None:
         self.ask(attempts.expire_overdue)
-        self.ask(claims.demote_unowned)
+        self.ask(proofs.demote_unowned)
         self.settle(None)

@@ -26,7 +26,7 @@ from tests.factories import (
     stored_rows,
 )
 from tests.pairing_world import linked_salon, make_overdue
-from whatsapp import events
+from whatsapp import statuses
 from whatsapp.errors import ErrorCode, WhatsAppError
 from whatsapp.models import (
     ArchivedCredentials,
@@ -192,7 +192,7 @@ def test_another_phone_than_expected_is_linked_and_told():
     for _ in range(2):  # also after a reconnect
         state = snapshot(salon)
         assert (state["status"], state["reason"]) == ("open", "WRONG_PHONE_LINKED")
-        assert events.status_payload(state)["action"] == "reset-whatsapp-credentials"
+        assert statuses.payload(state)["action"] == "reset-whatsapp-credentials"
         attempts.record_open(salon, epoch, PHONE)
     assert AuditEvent.objects.filter(action="phone_mismatch_cleanup").exists()
 

@@ -42,7 +42,6 @@ from whatsapp.models import (
 from whatsapp.services import (
     backup,
     backup_file,
-    backup_rows,
     claims,
     credentials,
     sealing,

@@ -25,9 +25,9 @@ from tests.factories import (
     store_creds,
     work_of,
 )
-from whatsapp import events
+from whatsapp import events, statuses
 from whatsapp.models import WhatsAppSession
-from whatsapp.services import attempts, claims, pairing, sessions
+from whatsapp.services import attempts, claims, pairing, proofs, sessions
 
 pytestmark = pytest.mark.django_db
 
@@ -163,7 +163,7 @@ def test_a_salon_whose_lock_is_held_wants_no_other_gateway(other_connection):
         "SELECT pg_advisory_lock(%s, %s)", (claims.LOCK_CLASS, salon.pk)
     )
     assert claims.candidates(10) == [free.pk]
-    assert claims.demote_unowned() == [free.pk]
+    assert proofs.demote_unowned() == [free.pk]
     assert (status_of(salon), status_of(free)) == ("open", "reconnecting")
     other_connection.execute("SELECT pg_advisory_unlock_all()")
     assert claims.candidates(10) == [salon.pk, free.pk]
@@ -174,21 +174,21 @@ def test_a_salon_whose_lock_is_held_wants_no_other_gateway(other_connection):
 
 def test_proofs_of_life_are_stored_with_their_age():
     salon, silent = make_salon(), make_salon()
-    sessions.record_alive({salon.pk: 12.0, 10**6: 1.0})
+    proofs.record({salon.pk: 12.0, 10**6: 1.0})
     salon.refresh_from_db()
     assert salon.session.last_alive_at is not None
     age = timezone.now() - salon.session.last_alive_at
     assert age.total_seconds() == pytest.approx(12, abs=3)
     silent.refresh_from_db()
     assert silent.session.last_alive_at is None
-    sessions.record_alive({})
+    proofs.record({})
 
 
 def test_nobody_reads_open_where_nothing_was_proved_for_long():
     proved, silent, never = (_salon_with("open") for _ in range(3))
-    sessions.record_alive({proved.pk: 30.0, silent.pk: 91.0})
+    proofs.record({proved.pk: 30.0, silent.pk: 91.0})
     before = events.revisions([silent.pk])
-    assert claims.demote_silent() == [silent.pk]
+    assert proofs.demote_silent() == [silent.pk]
     assert [status_of(salon) for salon in (proved, silent, never)] == [
         "open",
         "degraded",
@@ -196,18 +196,18 @@ def test_nobody_reads_open_where_nothing_was_proved_for_long():
     ]
     assert silent.session.reason == "silent"
     assert events.revisions([silent.pk]) != before
-    assert claims.demote_silent() == []
-    assert events.status_payload(snapshot(silent))["proofAge"] >= 91
+    assert proofs.demote_silent() == []
+    assert statuses.payload(snapshot(silent))["proofAge"] >= 91
 
 
 def test_a_proof_of_life_makes_a_silent_session_open_again():
     salon, stopped = _salon_with("degraded"), _salon_with("stopped")
     before = events.revisions([salon.pk])
-    assert sessions.record_alive({salon.pk: 1.0, stopped.pk: 1.0}) == [salon.pk]
+    assert proofs.record({salon.pk: 1.0, stopped.pk: 1.0}) == [salon.pk]
     assert (status_of(salon), status_of(stopped)) == ("open", "stopped")
     assert events.revisions([salon.pk]) != before
-    assert events.status_payload(snapshot(salon), age=3)["proofAge"] in (4, 5)
-    assert events.status_payload(snapshot(stopped))["proofAge"] is None
+    assert statuses.payload(snapshot(salon), age=3)["proofAge"] in (4, 5)
+    assert statuses.payload(snapshot(stopped))["proofAge"] is None
 
 
 def test_what_a_gateway_has_closed_is_not_called_connected_and_anybodys():
@@ -267,7 +267,7 @@ def test_a_busy_row_keeps_nobody_waiting(other_connection):
             (salon.pk,),
         )
         sessions.watch([salon.pk, free.pk])
-        sessions.record_alive({salon.pk: 1.0, free.pk: 1.0})
+        proofs.record({salon.pk: 1.0, free.pk: 1.0})
     salon.refresh_from_db()
     free.refresh_from_db()
     assert salon.session.watched_at is None

@@ -8,9 +8,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from aiadmin import metrics as endpoint
 from tests.scrape import Scrape
-from whatsapp import metrics
 from whatsapp.engine import DisconnectReason
 from whatsapp.engine.supervision import Cause
+from whatsapp.figures import of_gateways
 from whatsapp.gateway.metrics import GatewayMetrics, Waits
 from whatsapp.models import Salon
 from whatsapp.services.claims import OpenAttempt, Work
@@ -26,7 +26,7 @@ def measured(figures: GatewayMetrics) -> Scrape:
     """Return a gateway's figures as they come out of its row."""
     snapshot = json.loads(json.dumps(figures.snapshot(0)))
     registry = CollectorRegistry()
-    registry.register(endpoint._Families(metrics.of_gateways({"a": snapshot})))
+    registry.register(endpoint._Families(of_gateways({"a": snapshot})))
     return Scrape(generate_latest(registry).decode())
 
 

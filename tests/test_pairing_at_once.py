@@ -19,7 +19,7 @@ from tests.factories import (
 )
 from whatsapp.errors import ErrorCode, WhatsAppError
 from whatsapp.models import PairingAttempt, WhatsAppSession
-from whatsapp.services import attempts, claims, pairing, sessions
+from whatsapp.services import attempts, claims, pairing, proofs, sessions
 from whatsapp.services.pairing import Answer
 
 pytestmark = pytest.mark.django_db
@@ -96,8 +96,8 @@ def test_everything_at_once_deadlocks_nowhere_and_leaves_one_truth():
         lambda: attempts.expire_overdue(),
         lambda: sessions.watch([salon.pk, neighbour.pk]),
         lambda: sessions.watch([neighbour.pk, salon.pk]),
-        lambda: sessions.record_alive({neighbour.pk: 1.0, salon.pk: 2.0}),
-        lambda: sessions.record_alive({salon.pk: 1.0, neighbour.pk: 2.0}),
+        lambda: proofs.record({neighbour.pk: 1.0, salon.pk: 2.0}),
+        lambda: proofs.record({salon.pk: 1.0, neighbour.pk: 2.0}),
         lambda: claims.take_over([salon.pk, neighbour.pk], OWNER),
     ]
     for _ in range(5):

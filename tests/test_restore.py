@@ -47,7 +47,14 @@ from whatsapp.models import (
     WhatsAppKey,
     WhatsAppSession,
 )
-from whatsapp.services import backup, claims, credentials, pairing, sessions
+from whatsapp.services import (
+    backup,
+    backup_rows,
+    claims,
+    credentials,
+    pairing,
+    sessions,
+)
 from whatsapp.services.backup import Refusal
 
 __all__ = ["cheap_keys"]
@@ -281,7 +288,7 @@ def test_a_backup_is_of_one_moment_whatever_is_written_meanwhile():
         return execute(sql, params, many, context)
 
     with connection.execute_wrapper(write_first):
-        found = credentials.export(salon)
+        found = backup_rows.export(salon)
     assert found is not None
     assert found.written >= 1
     session_key = next(

@@ -29,7 +29,7 @@ from tests.factories import (
     stored_rows,
     work_of,
 )
-from whatsapp import events
+from whatsapp import events, statuses
 from whatsapp.models import AuditEvent, WhatsAppSession
 from whatsapp.services import attempts, claims, pairing, sessions
 
@@ -253,7 +253,7 @@ def test_every_status_has_words_for_people(status, reason):
     salon = make_salon()
     with sessions.locked(salon) as session:
         sessions.set_status(session, status, reason)
-    data = events.status_payload(snapshot(salon))
+    data = statuses.payload(snapshot(salon))
     assert data["status"] == status
     assert data["message"]
     assert data["action"] in (
