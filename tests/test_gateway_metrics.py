@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from aiadmin import metrics as endpoint
 from tests.scrape import Scrape
+from whatsapp import metrics
 from whatsapp.engine import DisconnectReason
 from whatsapp.engine.supervision import Cause
 from whatsapp.figures import of_gateways
