@@ -136,6 +136,29 @@ class Service(World):
                 raise Stuck("A gateway does not let go of a stopped salon.")
             await asyncio.sleep(LOOK_SECONDS)
 
+    async def until_ready(self, count: int) -> None:
+        """Wait until so many codes are made ahead, or as many as there may be.
+
+        Raises:
+            Stuck: they do not get more.
+        """
+        wanted = min(count, int(self.env["WHATSAPP_READY_CODES"]))
+        best, moved = -1, time.monotonic()
+        ((asked,),) = self.query("SELECT now()")
+        while best < wanted:
+            # Only what a gateway has said since then is true of now.
+            ((ready,),) = self.query(
+                "SELECT coalesce(sum((engine->>'codes_ready')::int), 0)"
+                " FROM whatsapp_gateway, jsonb_array_elements(engines) AS engine"
+                " WHERE seen_at > %s + interval '2 s'",
+                asked,
+            )
+            if ready > best:
+                best, moved = ready, time.monotonic()
+            if time.monotonic() - moved > PATIENCE_SECONDS:
+                raise Stuck(f"{ready} of {wanted} codes are ready.")
+            await asyncio.sleep(LOOK_SECONDS)
+
     async def until_open(self, count: int) -> None:
         """Wait until so many salons are open.
 

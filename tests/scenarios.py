@@ -343,8 +343,8 @@ class Page:
         """Go away without a word, as a browser does that is put to sleep."""
         if self._reader is not None:
             self._reader.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._reader
+            # Not awaited itself: whoever is cancelled here must end, too.
+            await asyncio.wait({self._reader})
         if self._socket is not None:
             await self._socket.close()
 

@@ -44,7 +44,11 @@ WATCHED_SECONDS = 20.0
 
 # Not the one thread that Channels shares among all consumers: a salon whose row is
 # busy must not keep the pages of the others waiting.
-_threads = ThreadPoolExecutor(16, thread_name_prefix="pages")
+THREADS = 6
+"""More would only take turns: what they do is done by one interpreter, and whoever has
+been taken shall be finished before the next."""
+
+_threads = ThreadPoolExecutor(THREADS, thread_name_prefix="pages")
 
 
 async def database(service: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

@@ -11,7 +11,7 @@ import psycopg
 
 from whatsapp import alerts
 from whatsapp.gateway import balance
-from whatsapp.gateway.database import DATABASE_ERRORS, Services
+from whatsapp.gateway.database import DATABASE_AWAY, DATABASE_ERRORS, Services
 from whatsapp.gateway.messages import Abandon, Leave, Look
 from whatsapp.gateway.ownership import PROBE_SECONDS, LocksLost, Ownership
 from whatsapp.gateway.runner import SalonRunner
@@ -88,6 +88,8 @@ class Claimer:
         self._patient_until = 0.0
         self._free_since: dict[int, float] = {}
         self._later: asyncio.Task[None] | None = None
+        self._called: set[int] = set()
+        self._answering: asyncio.Task[None] | None = None
         self._moved: dict[int, float] = {}
         self._known: frozenset[int] = frozenset()
         self._same_looks = 0
@@ -247,6 +249,28 @@ class Claimer:
             if len(ours) < len(locked):
                 self._look_later()
             return len(ours)
+
+    def call(self, pk: int) -> None:
+        """Claim a salon that somebody wants something of.
+
+        Those that are called while others are being claimed come next, all together:
+        each claim asks the database four times, however many salons it is about.
+        """
+        self._called.add(pk)
+        if self._answering is None or self._answering.done():
+            self._answering = self._host.spawn(self._claim_called(), "called salons")
+
+    async def _claim_called(self) -> None:
+        while self._called:
+            pks = list(self._called)
+            self._called.clear()
+            try:
+                await self.claim(pks)
+            except (LocksLost, *DATABASE_ERRORS) as error:
+                # The regular look finds them.
+                logger.warning(
+                    "Cannot claim: %s", type(error).__name__, extra=DATABASE_AWAY
+                )
 
     async def _works(self, pks: list[int]) -> dict[int, Work]:
         """Read at once what there is to do; without it, each salon looks for itself."""

@@ -364,11 +364,11 @@ class SessionManager:
         if runner is not None:
             runner.post(Look(hurry=True))
             return
+        if pk is not None:
+            self.claimer.call(pk)
+            return
         try:
-            if pk is None:
-                await self.claimer.claim_all()
-            else:
-                await self.claimer.claim([pk])
+            await self.claimer.claim_all()
         except (LocksLost, *DATABASE_ERRORS) as error:
             logger.warning(
                 "Cannot claim: %s", type(error).__name__, extra=DATABASE_AWAY

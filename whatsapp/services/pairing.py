@@ -5,7 +5,7 @@ from datetime import timedelta
 from enum import StrEnum
 
 from django.conf import settings
-from django.db import IntegrityError, transaction
+from django.db import DEFAULT_DB_ALIAS, IntegrityError, connection, transaction
 from django.db.models.functions import Now
 
 from whatsapp import events
@@ -148,14 +148,23 @@ def page_opened(salon: Salon, actor: str) -> None:
         _begin(session)
 
 
+_FIELDS = [field.attname for field in PairingAttempt._meta.concrete_fields]
+_OPEN_ATTEMPT = (
+    f"SELECT {', '.join(_FIELDS)}, deadline < now()"  # noqa: S608
+    " FROM whatsapp_pairingattempt WHERE salon_id = %s AND finished_at IS NULL"
+)
+
+
 def _open_attempt(salon: Salon, session: WhatsAppSession) -> PairingAttempt | None:
     """Return the unfinished attempt; one whose time is over is ended on the way."""
-    attempt = (
-        PairingAttempt.objects.filter(salon=salon, finished_at=None)
-        .extra(select={"overdue": "deadline < now()"})
-        .first()
-    )
-    if attempt is not None and attempt.overdue:
+    with connection.cursor() as cursor:
+        cursor.execute(_OPEN_ATTEMPT, [salon.pk])
+        row = cursor.fetchone()
+    if row is None:
+        return None
+    *values, is_overdue = row
+    attempt = PairingAttempt.from_db(DEFAULT_DB_ALIAS, _FIELDS, values)
+    if is_overdue:
         attempts.finish(session, attempt, *attempts.overdue_outcome(attempt))
         return None
     return attempt

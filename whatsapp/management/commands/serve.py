@@ -13,13 +13,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from channels.routing import get_default_application
+from django import urls
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 from django.db import connection, connections
 from django.db.migrations.executor import MigrationExecutor
+from django.template.loader import get_template
 
+from aiadmin import interpreter
 from whatsapp import alerts
 from whatsapp.management.salon_command import database_errors
 from whatsapp.models import Salon
@@ -85,6 +88,7 @@ class Command(BaseCommand):
             with database_errors():
                 steps = self._prepare(url, migrate=options["migrate"])
             connections.close_all()
+            _load_pages()
             server = PageServer(listener, gateway=not options["no_gateway"])
             server.run(lambda: self._say(f"Listening on {url}", *steps))
         finally:
@@ -196,6 +200,7 @@ class PageServer:
             if self._wants_gateway:
                 self._gateway = asyncio.create_task(self._run_gateway())
             when_ready()
+            interpreter.settle()
 
         # Daphne has no lifespan: the loop runs from the first callLater on.
         self._reactor.callWhenRunning(lambda: self._reactor.callLater(0, start))
@@ -267,6 +272,12 @@ class PageServer:
         if self._gateway is None:
             return None
         return Deferred.fromFuture(self._gateway)
+
+
+def _load_pages() -> None:
+    """Load now what the first visitor would wait for otherwise."""
+    urls.get_resolver().url_patterns  # noqa: B018  (a property that imports them all)
+    get_template("whatsapp/marketplace.html")
 
 
 def _is_over(details: dict[str, Any]) -> bool:
