@@ -22,8 +22,7 @@ from django.db import connection, connections
 from django.db.migrations.executor import MigrationExecutor
 from django.template.loader import get_template
 
-from aiadmin import interpreter
-from whatsapp import alerts
+from whatsapp import alerts, interpreter
 from whatsapp.management.salon_command import database_errors
 from whatsapp.models import Salon
 from whatsapp.services import claims, proofs, salons, tokens
