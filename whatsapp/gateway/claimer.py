@@ -88,7 +88,7 @@ class Claimer:
         self._patient_until = 0.0
         self._free_since: dict[int, float] = {}
         self._later: asyncio.Task[None] | None = None
-        self._called: set[int] = set()
+        self._called: dict[int, None] = {}  # in the order of the calls
         self._answering: asyncio.Task[None] | None = None
         self._moved: dict[int, float] = {}
         self._known: frozenset[int] = frozenset()
@@ -211,6 +211,10 @@ class Claimer:
             handed_over: another gateway has just left them to this one.
         """
         async with self._claiming:
+            for pk in pks:
+                if pk in self._host.runners:
+                    # Claimed while this one waited, from rows read before the call.
+                    self._host.runners[pk].post(Look(hurry=True))
             free = [pk for pk in pks if self._is_free(pk)]
             if not (self.is_claiming and free):
                 return 0
@@ -256,7 +260,7 @@ class Claimer:
         Those that are called while others are being claimed come next, all together:
         each claim asks the database four times, however many salons it is about.
         """
-        self._called.add(pk)
+        self._called[pk] = None
         if self._answering is None or self._answering.done():
             self._answering = self._host.spawn(self._claim_called(), "called salons")
 

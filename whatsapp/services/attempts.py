@@ -308,12 +308,12 @@ def expire_overdue() -> list[int]:
     Any process may call it: a salon is never stuck because a gateway hangs or died.
     """
     overdue = PairingAttempt.objects.filter(
-        finished_at=None, deadline__lt=Now()
+        finished_at=None, deadline__lte=Now()
     ).select_related("salon")
     ended = []
     for row in overdue:
         with _current(row.salon, row.pk, None) as (session, attempt):
-            still = PairingAttempt.objects.filter(pk=row.pk, deadline__lt=Now())
+            still = PairingAttempt.objects.filter(pk=row.pk, deadline__lte=Now())
             if attempt is None or not still.exists():
                 continue
             stage, error = overdue_outcome(attempt)

@@ -150,7 +150,7 @@ def page_opened(salon: Salon, actor: str) -> None:
 
 _FIELDS = [field.attname for field in PairingAttempt._meta.concrete_fields]
 _OPEN_ATTEMPT = (
-    f"SELECT {', '.join(_FIELDS)}, deadline < now()"  # noqa: S608
+    f"SELECT {', '.join(_FIELDS)}, deadline <= now()"  # noqa: S608
     " FROM whatsapp_pairingattempt WHERE salon_id = %s AND finished_at IS NULL"
 )
 
