@@ -185,6 +185,13 @@ class Claimer:
         with contextlib.suppress(LocksLost):
             await self.claim_all()
 
+    def _still_free(self, pks: list[int]) -> list[int]:
+        for pk in pks:
+            if pk in self._host.runners:
+                # Claimed while this claim waited, from rows read before the call.
+                self._host.runners[pk].post(Look(hurry=True))
+        return [pk for pk in pks if self._is_free(pk)]
+
     def _is_free(self, pk: int) -> bool:
         # A runner that still ends (a paired device to store) keeps its salon out.
         return pk not in self._host.runners and not self._was_moved(pk)
@@ -211,11 +218,7 @@ class Claimer:
             handed_over: another gateway has just left them to this one.
         """
         async with self._claiming:
-            for pk in pks:
-                if pk in self._host.runners:
-                    # Claimed while this one waited, from rows read before the call.
-                    self._host.runners[pk].post(Look(hurry=True))
-            free = [pk for pk in pks if self._is_free(pk)]
+            free = self._still_free(pks)
             if not (self.is_claiming and free):
                 return 0
             # After they were seen to be due: what made them due is known by then.
